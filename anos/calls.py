@@ -1,0 +1,254 @@
+"""One model call as its client sees it, bound to the dialect of whatever route is tried."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import orjson
+
+from anos import chat_answers, chat_requests, dialect_chat, dialect_responses, items, sse
+from anos.chat_stream import ChunkWriter
+from anos.chat_stream import Reader as ChatReader
+from anos.dialect_responses import decode
+from anos.events import EventWriter
+from anos.items import Answer, Turn
+from anos.passthrough import ChatPassthrough, ResponsesPassthrough, chat_end
+from anos.routing import Route
+
+PATHS = {"responses": "/responses", "chat": "/chat/completions"}
+_ENCRYPTED = "reasoning.encrypted_content"
+
+
+class Stream(Protocol):
+    """An upstream's event stream on its way to the client."""
+
+    ended: bool  # the upstream said that it is done
+
+    def feed(self, events: list[bytes]) -> bytes:
+        """What the client gets for raw upstream events, its terminal event excepted."""
+
+    def finish(self) -> tuple[bytes, Answer]:
+        """At the upstream's end: what closes the open items for the client, and the answer."""
+
+    def abort(self, status: str, error: dict[str, Any] | None) -> tuple[bytes, Answer]:
+        """The same, where the stream is ended before the upstream's end."""
+
+    def terminal(self, answer: Answer, response: dict[str, Any]) -> bytes:
+        """The end of the client's stream, written after the commit."""
+
+
+class Call(Protocol):
+    """What the pipeline asks of a call; `response_id` and `created_s` are the response's own."""
+
+    model: str
+    stream: bool
+    store: bool
+    background: bool
+    response_id: str
+    created_s: int
+    base: dict[str, Any]
+
+    def texts(self) -> Iterator[str]:
+        """Every string the model will see."""
+
+    def request(self, route: Route) -> bytes:
+        """The upstream's request body; raises InvalidRequest for what its dialect cannot carry."""
+
+    def read(self, route: Route, body: bytes, now_ms: int) -> Answer:
+        """The answer in an upstream's body; raises UpstreamError if there is none."""
+
+    def open(self, route: Route, now_ms: int) -> Stream:
+        """The translation of an upstream's stream."""
+
+    def shown(self, response: dict[str, Any]) -> dict[str, Any]:
+        """The Response as this client sees it."""
+
+    def reply(self, answer: Answer, response: dict[str, Any]) -> bytes:
+        """The client's 200 body."""
+
+
+class ResponsesCall:
+    """A client's POST /responses."""
+
+    def __init__(
+        self, turn: Turn, *, response_id: str, created_s: int, chat_fields: bool, input: Any
+    ) -> None:
+        request = turn.request
+        self.turn = turn
+        self.model = turn.model
+        self.stream = turn.stream
+        self.store = request.get("store") is not False
+        self.background = request.get("background") is True
+        self.response_id = response_id
+        self.created_s = created_s
+        self.base = items.base_response(
+            request, id=response_id, model=turn.model, created_at=created_s
+        )
+        self._chat_fields = chat_fields
+        self._input = input  # as the client sent it, or None if it must be sent resolved
+        self._shows_encrypted = _ENCRYPTED in (request.get("include") or ())
+
+    def texts(self) -> Iterator[str]:
+        if isinstance(instructions := self.turn.request.get("instructions"), str):
+            yield instructions
+        yield from items.texts(self.turn.history)
+        yield from items.texts(self.turn.input)
+
+    def request(self, route: Route) -> bytes:
+        if route.dialect == "chat":
+            return orjson.dumps(dialect_chat.build_request(self.turn, route))
+        return orjson.dumps(dialect_responses.build_request(self.turn, route, self._input))
+
+    def read(self, route: Route, body: bytes, now_ms: int) -> Answer:
+        parse = (
+            chat_answers.parse_answer if route.dialect == "chat" else dialect_responses.parse_answer
+        )
+        return parse(decode(body), now_ms)
+
+    def open(self, route: Route, now_ms: int) -> Stream:
+        writer = EventWriter(self.shown(self.base), now_ms)
+        if route.dialect == "chat":
+            return Translated(ChatReader(writer), None, writer)
+        return ResponsesPassthrough(
+            writer, shows_encrypted=self._shows_encrypted, repair=route.quirks.repair
+        )
+
+    def shown(self, response: dict[str, Any]) -> dict[str, Any]:
+        """The Response as this client sees it."""
+        return shown(response, encrypted=self._shows_encrypted, chat_fields=self._chat_fields)
+
+    def reply(self, answer: Answer, response: dict[str, Any]) -> bytes:
+        return orjson.dumps(response)
+
+
+class ChatCall:
+    """A client's POST /chat/completions; nothing of it is stored but its exchange."""
+
+    store = False
+    background = False
+
+    def __init__(
+        self, tree: dict[str, Any], *, response_id: str, created_s: int, now_ms: int
+    ) -> None:
+        self.model: str = tree["model"]
+        self.stream = tree.get("stream") is True
+        self.response_id = response_id
+        self.created_s = created_s
+        self.base: dict[str, Any] = {}
+        self._tree = tree
+        self._now_ms = now_ms
+        self._turn: Turn | None = None
+        self._body = b""
+
+    def texts(self) -> Iterator[str]:
+        return items.texts(self._tree["messages"])
+
+    def request(self, route: Route) -> bytes:
+        if route.dialect == "chat":
+            return orjson.dumps(chat_requests.forward_request(self._tree, route))
+        return orjson.dumps(dialect_responses.build_request(self._canonical(), route, None))
+
+    def read(self, route: Route, body: bytes, now_ms: int) -> Answer:
+        if route.dialect == "chat":
+            self._body = body
+            return chat_answers.parse_answer(decode(body), now_ms)
+        return dialect_responses.parse_answer(decode(body), now_ms)
+
+    def open(self, route: Route, now_ms: int) -> Stream:
+        options = self._tree.get("stream_options") or {}
+        wants_usage = options.get("include_usage") is True
+        if route.dialect == "chat":
+            return ChatPassthrough(wants_usage=wants_usage)
+        turn = self._canonical()
+        base = items.base_response(
+            turn.request, id=self.response_id, model=self.model, created_at=self.created_s
+        )
+        writer = EventWriter(base, now_ms)
+        chunks = ChunkWriter(
+            id=self.response_id, model=self.model, created=self.created_s, include_usage=wants_usage
+        )
+        return Translated(dialect_responses.Reader(writer, shows_encrypted=False), chunks, writer)
+
+    def reply(self, answer: Answer, response: dict[str, Any]) -> bytes:
+        return self._body or orjson.dumps(
+            chat_answers.completion(
+                answer, id=self.response_id, model=self.model, created=self.created_s
+            )
+        )
+
+    def shown(self, response: dict[str, Any]) -> dict[str, Any]:
+        """A chat client is shown no Response."""
+        return response
+
+    def _canonical(self) -> Turn:
+        if self._turn is None:
+            self._turn = chat_requests.parse_request(self._tree, self._now_ms)
+        return self._turn
+
+
+class Translated:
+    """A stream read from one dialect and written in another, by way of canonical events."""
+
+    def __init__(
+        self,
+        reader: ChatReader | dialect_responses.Reader,
+        chunks: ChunkWriter | None,
+        writer: EventWriter,
+    ) -> None:
+        self.ended = False
+        self._reader = reader
+        self._chunks = chunks
+        self._writer = writer
+
+    def feed(self, events: list[bytes]) -> bytes:
+        canonical: list[dict[str, Any]] = []
+        for event in events:
+            data = sse.parse(event)[1]
+            canonical += self._reader.feed(data)
+            if data == b"[DONE]" or getattr(self._reader, "ended", False):
+                self.ended = True
+                break
+        return self._encoded(canonical)
+
+    def finish(self) -> tuple[bytes, Answer]:
+        events, answer = self._reader.finish()
+        return self._encoded(events), answer
+
+    def abort(self, status: str, error: dict[str, Any] | None) -> tuple[bytes, Answer]:
+        events, answer = self._reader.abort(status, error)
+        return self._encoded(events), answer
+
+    def terminal(self, answer: Answer, response: dict[str, Any]) -> bytes:
+        if self._chunks is None:
+            return sse.encode_events(self._writer.terminal(response)) + sse.DONE
+        closing = (
+            b""
+            if answer.status in ("failed", "cancelled")
+            else _chunks(self._chunks.finish(answer))
+        )
+        return closing + chat_end(answer)
+
+    def _encoded(self, events: list[dict[str, Any]]) -> bytes:
+        return (
+            sse.encode_events(events)
+            if self._chunks is None
+            else _chunks(self._chunks.feed(events))
+        )
+
+
+def shown(response: dict[str, Any], *, encrypted: bool, chat_fields: bool) -> dict[str, Any]:
+    """A Response as a client sees it: encrypted reasoning if asked for, chat names unless off."""
+    if not encrypted and any("encrypted_content" in item for item in response["output"]):
+        output = [
+            {
+                name: value
+                for name, value in item.items()
+                if name != "encrypted_content" or item["type"] != "reasoning"
+            }
+            for item in response["output"]
+        ]
+        response = {**response, "output": output}
+    return items.add_chat_fields(response) if chat_fields else response
+
+
+def _chunks(chunks: list[dict[str, Any]]) -> bytes:
+    return b"".join([sse.encode("", orjson.dumps(chunk)) for chunk in chunks])

@@ -1,0 +1,32 @@
+"""The handler of /v1/chat/completions.
+
+API: https://platform.openai.com/docs/api-reference/chat
+"""
+
+import time
+
+from aiohttp import web
+
+from anos import chat_requests, items, pipeline
+from anos.calls import ChatCall
+from anos.decoding import decode_body
+from anos.intake import read_body
+from anos.runs import Run
+from anos.state import EXCHANGE, GATEWAY
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions: a completion or its stream; it cannot be retrieved later."""
+    gateway, exchange = request.app[GATEWAY], request[EXCHANGE]
+    live, caller = gateway.live, exchange.caller
+    assert caller is not None  # the route is not public
+    tree = decode_body(await read_body(request))
+    chat_requests.validate(tree)
+    routes = pipeline.admit(gateway, live, exchange, caller, tree["model"])
+    now_ms = time.time_ns() // 1_000_000
+    call = ChatCall(
+        tree, response_id=items.new_id("chatcmpl", now_ms), created_s=now_ms // 1000, now_ms=now_ms
+    )
+    pipeline.guard(live, call)
+    run = Run(call.response_id, caller.project, call.base, now_ms, [], [], False)
+    return await pipeline.Work(gateway, live, exchange, call, routes, run).foreground(request)

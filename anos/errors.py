@@ -1,0 +1,222 @@
+"""Every refusal and failure a caller can be told about, and the one JSON shape they are told in.
+
+    GatewayError                500  server_error           server_error
+      InvalidRequest            400  invalid_request_error  invalid_value
+        InvalidModel            400  invalid_request_error  400 (number), param "model"
+      Unauthorized              401  invalid_request_error  invalid_api_key
+      Forbidden                 403  invalid_request_error  permission_denied
+      NotFound                  404  invalid_request_error  not_found
+      MethodNotAllowed          405  invalid_request_error  method_not_allowed
+      RequestTimeout            408  invalid_request_error  request_timeout
+      Conflict                  409  invalid_request_error  conflict
+      BodyTooLarge              413  invalid_request_error  request_too_large
+      UnsupportedMedia          415  invalid_request_error  unsupported_media_type
+      Misdirected               421  invalid_request_error  misdirected_request
+      GuardBlocked              400  content_filter_error   400 (number)
+      RateLimited               429  rate_limit_error       429 (number)
+      Unavailable               503  server_error           service_unavailable
+      UpstreamError             502  upstream_error         upstream_error
+        UpstreamTimeout         504  upstream_error         upstream_timeout
+
+The message is a sentence for the caller. It never holds a credential, a prompt or an answer.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Three errors have the numbers of the guide; everywhere else it is OpenAI's string.
+Code = str | int
+
+
+class GatewayError(Exception):
+    """A failure with an HTTP answer; the class gives the defaults, the instance may say more.
+
+    `headers` go into the HTTP answer: `Retry-After`, `x-should-retry`, `Allow`, `x-ratelimit-*`.
+    """
+
+    status = 500
+    type = "server_error"
+    code: Code = "server_error"
+    message = "The gateway met an internal error."
+    param = ""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        param: str = "",
+        code: Code | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.message = message or self.message
+        super().__init__(self.message)
+        self.param = param or self.param
+        self.code = self.code if code is None else code
+        self.headers: dict[str, str] = dict(headers or {})
+
+
+class InvalidRequest(GatewayError):
+    """The request itself is wrong; `param` is the path of the field, like `input[2].content`."""
+
+    status = 400
+    type = "invalid_request_error"
+    code: Code = "invalid_value"
+    message = "The request is not valid."
+
+
+class InvalidModel(InvalidRequest):
+    """The body names a model no route serves."""
+
+    code = 400
+    message = "Invalid model specified"
+    param = "model"
+
+
+class Unauthorized(GatewayError):
+    """No key, an unknown key, or two different ones; what was sent is never repeated."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+    message = "Incorrect API key provided."
+
+
+class Forbidden(GatewayError):
+    """A known key that may not do this, for example use this model."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "permission_denied"
+    message = "This API key may not do that."
+
+
+class NotFound(GatewayError):
+    """Nothing of that name for this caller; another owner's thing is answered the same way."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+    message = "Nothing was found at this address."
+
+
+class MethodNotAllowed(GatewayError):
+    """The path exists under other methods, which the `Allow` header lists."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+    message = "This path does not answer that method."
+
+
+class RequestTimeout(GatewayError):
+    """The client was too slow sending its request."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+    message = "The request did not arrive in time."
+
+
+class Conflict(GatewayError):
+    """The thing is in a state that does not allow this."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+    message = "The state of the resource does not allow this."
+
+
+class BodyTooLarge(GatewayError):
+    """The body is over the limit, before or after it was inflated."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+    message = "The request body is too large."
+
+
+class UnsupportedMedia(GatewayError):
+    """A content type or content encoding that is not read here."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+    message = "The request body has an unsupported type or encoding."
+
+
+class Misdirected(GatewayError):
+    """A Host this gateway does not serve (the guard against DNS rebinding)."""
+
+    status = 421
+    type = "invalid_request_error"
+    code = "misdirected_request"
+    message = "This gateway does not serve that host."
+
+
+class GuardBlocked(GatewayError):
+    """A guard refused the content; which rule it was stays inside."""
+
+    status = 400
+    type = "content_filter_error"
+    code = 400
+    message = "Content violates usage policies"
+
+
+class RateLimited(GatewayError):
+    """A limit is used up; the headers say when to come back."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = 429
+    message = "Rate limit exceeded"
+
+
+class Unavailable(GatewayError):
+    """The gateway cannot serve this now: a failed store, a full queue, shutting down."""
+
+    status = 503
+    code = "service_unavailable"
+    message = "The gateway cannot serve this request now."
+
+
+class UpstreamError(GatewayError):
+    """The upstream failed or refused; `status` and `type` may carry its own answer on."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+    message = "The upstream failed."
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int | None = None,
+        type: str = "",
+        param: str = "",
+        code: Code | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code, headers=headers)
+        self.status = self.status if status is None else status
+        self.type = type or self.type
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream did not connect, begin or go on in time."""
+
+    status = 504
+    code = "upstream_timeout"
+    message = "The upstream did not answer in time."
+
+
+def envelope(exc: GatewayError) -> dict[str, Any]:
+    """The JSON body of an error; always all four fields, `param` "" if none applies."""
+    return {
+        "error": {
+            "message": exc.message,
+            "type": exc.type,
+            "param": exc.param,
+            "code": exc.code,
+        }
+    }

@@ -1,0 +1,241 @@
+"""The handlers of /v1/responses: create, retrieve, delete, input items, cancel.
+
+API: https://platform.openai.com/docs/api-reference/responses
+"""
+
+import time
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from anos import items, pipeline
+from anos.calls import ResponsesCall, shown
+from anos.decoding import decode_body
+from anos.errors import InvalidRequest, NotFound
+from anos.inputs import check_tool_pairs, normalise_input, replayable
+from anos.intake import read_body
+from anos.items import Turn
+from anos.keys import Caller
+from anos.ledger import Exchange
+from anos.runs import Run
+from anos.state import EXCHANGE, GATEWAY, Gateway
+from anos.store import NotFoundInStore, ParentBroken, Stored, UnknownItem
+from anos.validation import read_include, read_page, validate_create
+
+_ENCRYPTED = "reasoning.encrypted_content"
+
+
+async def create(request: web.Request) -> web.StreamResponse:
+    """POST /v1/responses: a Response, its stream, or with `background` a queued Response."""
+    gateway, exchange, caller = _context(request)
+    live = gateway.live
+    tree = decode_body(await read_body(request))
+    validate_create(tree)
+    routes = pipeline.admit(gateway, live, exchange, caller, tree["model"])
+    now_ms = time.time_ns() // 1_000_000
+    given = tree.pop("input", None)
+    own_input = normalise_input(given, now_ms)
+    parent_id = tree.get("previous_response_id")
+    history = await _history(gateway, caller, parent_id) if parent_id else []
+    resolved = await _resolved(gateway, caller, own_input)
+    if resolved is not own_input:
+        given = None
+    if history:
+        keeps = any(route.reasoning for route in routes)
+        history = replayable(history, resolved, keep_reasoning=keeps)
+        given = None
+    check_tool_pairs(history + resolved)
+    turn = Turn(tree["model"], tree, resolved, history, tree.get("stream") is True)
+    response_id = exchange.response_id = items.new_id("resp", now_ms)
+    if tree.get("background") is True:
+        turn.stream = True
+    call = ResponsesCall(
+        turn,
+        response_id=response_id,
+        created_s=now_ms // 1000,
+        chat_fields=live.config.server.chat_fields,
+        input=given,
+    )
+    pipeline.guard(live, call)
+    run = Run(response_id, caller.project, call.base, now_ms, history, own_input, call.background)
+    work = pipeline.Work(gateway, live, exchange, call, routes, run, parent_id)
+    if call.background:
+        return await _queued(work)
+    return await work.foreground(request)
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    """GET /v1/responses/{id}: the stored Response, or the one that is running."""
+    gateway, exchange, caller = _context(request)
+    include = read_include(request.query)
+    if request.query.get("stream", "false").lower() not in ("false", "0", ""):
+        raise InvalidRequest(
+            "This response cannot be streamed because it was not created with background=true "
+            "and stream=true.",
+            param="stream",
+        )
+    response_id = exchange.response_id = request.match_info["id"]
+    run = gateway.runs.get(caller.project, response_id)
+    if run is not None:
+        return _json(gateway, run.response, include)
+    stored = await gateway.store.response(caller.project, response_id)
+    if stored is None:
+        raise _unknown(response_id)
+    return _json(gateway, response_of(stored), include)
+
+
+async def delete(request: web.Request) -> web.Response:
+    """DELETE /v1/responses/{id}: the response is gone for good; chains through it are broken."""
+    gateway, exchange, caller = _context(request)
+    response_id = exchange.response_id = request.match_info["id"]
+    if gateway.runs.get(caller.project, response_id) is not None:
+        raise InvalidRequest(
+            "Cannot delete an in-flight response; cancel it first.", param="response_id"
+        )
+    if not await gateway.ledger.delete(caller.project, response_id):
+        raise _unknown(response_id)
+    return _plain({"id": response_id, "object": "response", "deleted": True})
+
+
+async def input_items(request: web.Request) -> web.Response:
+    """GET /v1/responses/{id}/input_items: what the model was given, inherited context included."""
+    gateway, exchange, caller = _context(request)
+    page = read_page(request.query)
+    read_include(request.query)
+    response_id = exchange.response_id = request.match_info["id"]
+    run = gateway.runs.get(caller.project, response_id)
+    try:
+        if run is not None:
+            data, has_more = _page_of(
+                run.history + run.own_input, page.limit, page.is_ascending, page.after
+            )
+        else:
+            found = await gateway.store.input_items(
+                caller.project,
+                response_id,
+                limit=page.limit,
+                order="asc" if page.is_ascending else "desc",
+                after=page.after,
+            )
+            data, has_more = [orjson.loads(body) for _, body in found.items], found.has_more
+    except NotFoundInStore:
+        raise _unknown(response_id) from None
+    except UnknownItem:
+        raise InvalidRequest(f"No item with id '{page.after}' found.", param="after") from None
+    return _plain(
+        {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": has_more,
+        }
+    )
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """POST /v1/responses/{id}/cancel: stop a response that runs; twice is fine."""
+    gateway, exchange, caller = _context(request)
+    response_id = exchange.response_id = request.match_info["id"]
+    run = gateway.runs.get(caller.project, response_id)
+    response: dict[str, Any] | None = None
+    if run is not None:
+        run.cancel()
+        response = await run.wait()
+    if response is None:
+        stored = await gateway.store.response(caller.project, response_id)
+        if stored is None:
+            raise _unknown(response_id)
+        response = response_of(stored)
+    if response["status"] != "cancelled":
+        raise InvalidRequest(f"Cannot cancel a {response['status']} response.", param="response_id")
+    return _json(gateway, response, frozenset())
+
+
+def response_of(stored: Stored) -> dict[str, Any]:
+    """The Response object of a stored row, as it was when it ended."""
+    response: dict[str, Any] = orjson.loads(stored.body)
+    response["output"] = [orjson.loads(body) for body in stored.output]
+    return response
+
+
+async def _queued(work: pipeline.Work) -> web.Response:
+    """Commit the row, start the run, answer `queued`."""
+    gateway, run = work.gateway, work.run
+    run.response = {**run.response, "status": "queued"}
+    await gateway.ledger.begin_background(pipeline.record_of(run, run.response, work.parent_id))
+    work.exchange.deferred = True
+    queued = run.response
+    gateway.runs.add(run)
+    gateway.runs.spawn(run, work.background())
+    return _json(gateway, queued, frozenset())
+
+
+async def _history(gateway: Gateway, caller: Caller, parent_id: str) -> list[dict[str, Any]]:
+    if gateway.runs.get(caller.project, parent_id) is not None:
+        raise _no_parent(f"Previous response with id '{parent_id}' is still in progress.")
+    try:
+        history = await gateway.store.history(caller.project, parent_id)
+    except NotFoundInStore:
+        raise _no_parent(f"Previous response with id '{parent_id}' not found.") from None
+    except ParentBroken:
+        raise _no_parent(
+            f"Previous response with id '{parent_id}' cannot be continued: "
+            "an earlier response was deleted."
+        ) from None
+    return [orjson.loads(body) for body in history.items]
+
+
+async def _resolved(
+    gateway: Gateway, caller: Caller, own_input: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The input with each reference replaced by the project's newest item of that id."""
+    if all(item["type"] != "item_reference" for item in own_input):
+        return own_input
+    resolved = []
+    for index, item in enumerate(own_input):
+        if item["type"] == "item_reference":
+            body = await gateway.store.item(caller.project, item["id"])
+            if body is None:
+                raise InvalidRequest(
+                    f"Item with id '{item['id']}' not found.", param=f"input[{index}].id"
+                )
+            item = orjson.loads(body)
+        resolved.append(item)
+    return resolved
+
+
+def _page_of(
+    history: list[dict[str, Any]], limit: int, ascending: bool, after: str | None
+) -> tuple[list[dict[str, Any]], bool]:
+    ordered = history if ascending else history[::-1]
+    start = 0
+    if after is not None:
+        start = next((index + 1 for index, item in enumerate(ordered) if item["id"] == after), -1)
+        if start < 0:
+            raise UnknownItem
+    return ordered[start : start + limit], len(ordered) > start + limit
+
+
+def _context(request: web.Request) -> tuple[Gateway, Exchange, Caller]:
+    exchange = request[EXCHANGE]
+    assert exchange.caller is not None  # the route is not public
+    return request.app[GATEWAY], exchange, exchange.caller
+
+
+def _json(gateway: Gateway, response: dict[str, Any], include: frozenset[str]) -> web.Response:
+    chat_fields = gateway.live.config.server.chat_fields
+    return _plain(shown(response, encrypted=_ENCRYPTED in include, chat_fields=chat_fields))
+
+
+def _plain(body: dict[str, Any]) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json")
+
+
+def _unknown(response_id: str) -> NotFound:
+    return NotFound(f"Response with id '{response_id}' not found.", param="response_id")
+
+
+def _no_parent(message: str) -> InvalidRequest:
+    return InvalidRequest(message, param="previous_response_id", code="previous_response_not_found")

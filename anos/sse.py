@@ -1,0 +1,121 @@
+"""Server-sent events as bytes: a bounded splitter, a parser and an encoder.
+
+Standard: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+"""
+
+from typing import Any
+
+import orjson
+
+from anos.errors import UpstreamError
+
+DONE = b"data: [DONE]\n\n"
+COMMENT = b": keep-alive\n\n"
+
+# A final Response snapshot repeats the whole output; 16 MiB is far above any model's output limit
+# and still bounds what one upstream can make us hold.
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+_BOM = b"\xef\xbb\xbf"
+# As integers, and elsewhere with find(): `b"\r" in data` first tries to read an integer and costs
+# ten times as much, on a path that runs once for every chunk.
+_LF, _CR = 10, 13
+
+
+class Splitter:
+    """Cuts a byte stream into raw events; for any chunking the same events come out.
+
+    Line ends come out as LF whatever came in: JSON never holds a raw CR, so nothing is lost, and
+    whoever reads the events has one case. Blocks without a `data:` line (comments, lone `retry:`)
+    are no events and are dropped.
+    """
+
+    __slots__ = ("_after_cr", "_max_bytes", "_tail")
+
+    def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._tail = bytearray()  # grows in place: a huge event in small chunks stays linear
+        self._after_cr = False
+
+    @property
+    def tail(self) -> bytes:
+        """What has not ended yet."""
+        return bytes(self._tail)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The events that `data` completes, each with its blank line; one too long raises."""
+        if _CR in data or self._after_cr:
+            data = self._line_feeds(data)
+        tail = self._tail
+        if tail:
+            if data.find(b"\n\n") < 0 and not (tail[-1] == _LF and data[:1] == b"\n"):
+                tail += data
+                self._bound(len(tail))
+                return []
+            data = bytes(tail) + data
+            tail.clear()
+        blocks = data.split(b"\n\n")
+        if len(data) > self._max_bytes:
+            self._bound(max(map(len, blocks)) + 2)
+        tail += blocks.pop()
+        events = []
+        for block in blocks:
+            if block[:5] == b"data:" or (block[:6] == b"event:" and block.find(b"\ndata:") > 0):
+                events.append(block + b"\n\n")
+            else:
+                events += _unusual(block)
+        return events
+
+    def _line_feeds(self, data: bytes) -> bytes:
+        # A CR at the end of a chunk counts at once; the LF that may follow it belongs to it.
+        if self._after_cr and data[:1] == b"\n":
+            data = data[1:]
+            self._after_cr = False
+        if data:
+            self._after_cr = data.endswith(b"\r")
+        return _to_line_feeds(data)
+
+    def _bound(self, size: int) -> None:
+        if size > self._max_bytes:
+            self._tail.clear()
+            raise UpstreamError(f"The upstream sent an event of more than {self._max_bytes} bytes.")
+
+
+def parse(event: bytes) -> tuple[str, bytes]:
+    """The event type ("" if not named) of one raw event, and its data lines joined with LF."""
+    if _CR in event:
+        event = _to_line_feeds(event)
+    event_type = b""
+    data = []
+    for line in event.split(b"\n"):
+        if line[:5] == b"data:":
+            data.append(line[6:] if line[5:6] == b" " else line[5:])
+        elif line[:6] == b"event:":
+            event_type = line[7:] if line[6:7] == b" " else line[6:]
+    return str(event_type, "utf-8", "replace"), b"\n".join(data)
+
+
+def encode(event_type: str, data: bytes) -> bytes:
+    """One event on the wire; an empty `event_type` leaves only the data line."""
+    if _LF in data or _CR in data:
+        data = b"\ndata: ".join(_to_line_feeds(data).split(b"\n"))
+    if not event_type:
+        return b"data: %b\n\n" % data
+    if "\n" in event_type or "\r" in event_type:  # a type from outside must not forge further lines
+        event_type = " ".join(event_type.split())
+    return b"event: %b\ndata: %b\n\n" % (event_type.encode("utf-8", "replace"), data)
+
+
+def encode_events(events: list[dict[str, Any]]) -> bytes:
+    """Responses events on the wire, each named by its `type`."""
+    return b"".join([encode(event["type"], orjson.dumps(event)) for event in events])
+
+
+def _to_line_feeds(data: bytes) -> bytes:
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _unusual(block: bytes) -> list[bytes]:
+    # Blank lines and a byte order mark may come first; without a data line it is no event.
+    block = block.lstrip(b"\n").removeprefix(_BOM)
+    return [block + b"\n\n"] if block.startswith(b"data:") or block.find(b"\ndata:") > 0 else []

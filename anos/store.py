@@ -1,0 +1,322 @@
+"""The only module that runs SQL: one writer that commits in groups, and connections that read.
+
+History is a tree of segments. A place is segment * 2**24 + position, and a response owns the places
+from its input to the end of its output. The first child of a response goes on in its segment, any
+other opens a segment of its own that remembers where it branched off. So a history is a few ranges,
+nothing is copied from turn to turn, and no place is used twice.
+"""
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosqlite
+
+from anos import store_reads
+from anos.schema import (
+    Begin,
+    Delete,
+    ExchangeRecord,
+    FailUnfinished,
+    Finish,
+    History,
+    InFlight,
+    Job,
+    NotFoundInStore,
+    Page,
+    ParentBroken,
+    ResponseRecord,
+    Retire,
+    Save,
+    Schema,
+    Statements,
+    Stored,
+    StoreError,
+    StoreFailed,
+    StoreFault,
+    StoreUnavailable,
+    UnknownItem,
+    parse_schema,
+)
+from anos.store_writes import checkpoint_passive, checkpoint_truncate, commit, prepare, probe
+
+__all__ = [
+    "Begin",
+    "Delete",
+    "ExchangeRecord",
+    "Finish",
+    "History",
+    "InFlight",
+    "Job",
+    "NotFoundInStore",
+    "Page",
+    "ParentBroken",
+    "ResponseRecord",
+    "Save",
+    "Store",
+    "StoreError",
+    "StoreFailed",
+    "StoreFault",
+    "StoreUnavailable",
+    "Stored",
+    "UnknownItem",
+]
+
+LOG = logging.getLogger("anos.store")
+T = TypeVar("T")
+
+# Two to three seconds of the fastest traffic one process can take.
+QUEUE_JOBS = 4096
+# 10 ms of work: no job waits long for the group before it.
+GROUP_JOBS = 256
+# Only a foreign program that writes to the file can make us wait.
+BUSY_S = 5.0
+# How often a store that cannot write tries again.
+PROBE_S = 1.0
+# About 4 MB of log.
+CHECKPOINT_ROWS = 2000
+# A log that overlapping readers kept from starting over is cut at this size.
+WAL_BYTES = 64 * 1024 * 1024
+
+
+class _Connection(aiosqlite.Connection):
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """What `function` returns on the connection's thread: one hop for any number of statements."""
+        result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
+        return result
+
+
+def query_only(conn: sqlite3.Connection) -> None:
+    conn.execute("PRAGMA query_only = ON")
+
+
+async def _connect(path: Path) -> _Connection:
+    connect = partial(
+        sqlite3.connect, path, timeout=BUSY_S, isolation_level=None, cached_statements=256
+    )
+    connection = _Connection(connect, 64)
+    await connection
+    return connection
+
+
+def _read_schema(path: Path, sql: Path) -> Schema:
+    # Prompts and answers are nobody else's business; SQLite gives the log the same mode.
+    path.touch(mode=0o600)
+    return parse_schema(sql.read_text(encoding="utf-8"))
+
+
+class Store:
+    """Responses, their items and exchanges in one SQLite file; made by `open`, ended by `close`."""
+
+    def __init__(self, path: Path, sql: Statements, connections: list[_Connection]) -> None:
+        self.healthy = True
+        self._sql = sql
+        self._wal = path.with_name(path.name + "-wal")
+        self._writer, self._checkpointer, *self._readers = connections
+        self._turn = 0
+        self._queue: list[tuple[Job, asyncio.Future[Any]]] = []
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._reading_allowed = asyncio.Event()
+        self._reading_allowed.set()
+        self._rows_since_checkpoint = 0
+        self._wal_limit = WAL_BYTES
+        self._checkpointing: asyncio.Task[None] | None = None
+        self._writing = asyncio.create_task(self._write(), name="store writer")
+
+    @classmethod
+    async def open(cls, path: Path, sql: Path, *, synchronous: str = "normal") -> "Store":
+        """The store in the file `path` (made if missing), its statements from `sql`.
+
+        `synchronous` is "normal" or "full". Raises StoreFault with a sentence if the file cannot be
+        used: not writable, not SQLite's, another program's, or written by a newer program.
+        """
+        connections: list[_Connection] = []
+        try:
+            schema = await asyncio.to_thread(_read_schema, path, sql)
+            connections.append(await _connect(path))
+            await connections[0].run(partial(prepare, schema, synchronous))
+            connections.append(await _connect(path))
+            for _ in range(2):
+                connections.append(await _connect(path))
+                await connections[-1].run(query_only)
+        except (OSError, sqlite3.Error, StoreFault) as exc:
+            for connection in connections:
+                await connection.close()
+            raise StoreFault(f"{path} cannot be used as the database: {exc}") from exc
+        return cls(path, Statements(schema), connections)
+
+    async def close(self) -> None:
+        """Commit what is queued, then let go of the file."""
+        self._closing.set()
+        self._wake.set()
+        await self._writing
+        if self._checkpointing is not None:
+            await self._checkpointing
+        # The writer last: the last connection to go empties the log and removes it.
+        for connection in (*self._readers, self._checkpointer, self._writer):
+            await connection.close()
+
+    def submit(self, job: Job) -> asyncio.Future[Any]:
+        """The job's result once it is durable; what it is, and which errors, stands at the job.
+
+        Never waits, and the job is done whether or not anyone awaits the future. The future raises
+        StoreFailed if the job could not be committed. Raises StoreUnavailable, taking nothing, if
+        the store failed, is closed or has its queue full.
+        """
+        if not self.healthy or self._closing.is_set():
+            raise StoreUnavailable("the database cannot be written")
+        if len(self._queue) >= QUEUE_JOBS:
+            raise StoreUnavailable("the database's queue is full")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._queue.append((job, future))
+        self._wake.set()
+        return future
+
+    async def fail_unfinished(self, now_ms: int, rewrite: Callable[[bytes], bytes]) -> int:
+        """Fail every background response that has not ended; for the start, before any request."""
+        count: int = await self.submit(FailUnfinished(now_ms, rewrite))
+        return count
+
+    async def retire(self, before_ms: int) -> int:
+        """Remove, in small steps, the trees whose newest response was created before `before_ms`.
+
+        Returns how many responses that were.
+        """
+        removed: int
+        total, seq = 0, 0
+        while True:
+            removed, following = await self.submit(Retire(before_ms, seq))
+            total += removed
+            if following is None:
+                return total
+            seq = following
+
+    async def response(self, project: str, response_id: str) -> Stored | None:
+        """The response with its output, None if the project has none of that id."""
+        return await self._read(partial(store_reads.response, self._sql, project, response_id))
+
+    async def history(self, project: str, response_id: str) -> History:
+        """What a child of this response inherits.
+
+        Raises NotFoundInStore, or ParentBroken if an ancestor was deleted.
+        """
+        return await self._read(partial(store_reads.history, self._sql, project, response_id))
+
+    async def input_items(
+        self,
+        project: str,
+        response_id: str,
+        *,
+        limit: int = 20,
+        order: str = "desc",
+        after: str | None = None,
+    ) -> Page:
+        """The items this response was made from, `order` asc or desc.
+
+        Inherited ones too, unless an ancestor was deleted.
+
+        Raises NotFoundInStore, or UnknownItem if `after` is not one of them.
+        """
+        return await self._read(
+            partial(store_reads.input_items, self._sql, project, response_id, limit, order, after)
+        )
+
+    async def item(self, project: str, item_id: str) -> bytes | None:
+        """The JSON of the project's newest item of that id that was not deleted, or None."""
+        return await self._read(partial(store_reads.item, self._sql, project, item_id))
+
+    async def probe(self) -> bool:
+        """Whether the file can be written, tried on the file; `healthy` from here on."""
+        try:
+            await self._writer.run(partial(probe, self._sql))
+        except sqlite3.Error:
+            self.healthy = False
+        else:
+            self.healthy = True
+        return self.healthy
+
+    async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        await self._reading_allowed.wait()
+        self._turn = (self._turn + 1) % len(self._readers)
+        try:
+            return await self._readers[self._turn].run(function)
+        except sqlite3.Error as exc:
+            raise StoreFailed(f"the database cannot be read: {exc}") from exc
+
+    async def _write(self) -> None:
+        while self._queue or not self._closing.is_set():
+            if not self.healthy:
+                await self._heal()
+            elif not self._queue:
+                self._wake.clear()
+                await self._wake.wait()
+            else:
+                # No timer: a group is what came while the last one was written.
+                group, self._queue = self._queue[:GROUP_JOBS], self._queue[GROUP_JOBS:]
+                await self._commit_group(group)
+                await self._tend_log()
+
+    async def _commit_group(self, group: list[tuple[Job, asyncio.Future[Any]]]) -> None:
+        try:
+            outcomes = await self._writer.run(partial(commit, [job for job, _ in group], self._sql))
+        except Exception as exc:  # the writer must outlive everything; the jobs' owners learn of it
+            LOG.error("the database cannot be written: %s", exc)
+            self.healthy = False
+            group, self._queue = group + self._queue, []
+            outcomes = [StoreFailed(f"the database cannot be written: {exc}")] * len(group)
+        self._rows_since_checkpoint += 4 * len(group)
+        for (_, future), outcome in zip(group, outcomes, strict=True):
+            if future.done():
+                continue  # its owner was cancelled
+            if isinstance(outcome, StoreError):
+                future.set_exception(outcome)
+                # Many owners do not wait; asyncio would report an exception nobody retrieved.
+                future.exception()
+            else:
+                future.set_result(outcome)
+
+    async def _heal(self) -> None:
+        try:
+            await asyncio.wait_for(self._closing.wait(), PROBE_S)
+        except TimeoutError:
+            if await self.probe():
+                LOG.info("the database can be written again")
+        else:
+            self._queue.clear()
+
+    async def _tend_log(self) -> None:
+        try:
+            wal_bytes = os.stat(self._wal).st_size
+        except OSError:
+            return
+        if wal_bytes > self._wal_limit:
+            await self._truncate()
+        elif self._rows_since_checkpoint >= CHECKPOINT_ROWS and (
+            self._checkpointing is None or self._checkpointing.done()
+        ):
+            self._rows_since_checkpoint = 0
+            self._checkpointing = asyncio.create_task(
+                self._checkpoint(self._checkpointer.run(checkpoint_passive))
+            )
+
+    async def _truncate(self) -> None:
+        """Cut the log with no reader on it: while readers overlap it never starts over by itself."""
+        if self._checkpointing is not None:
+            await self._checkpointing
+        self._reading_allowed.clear()
+        await self._checkpoint(self._writer.run(partial(checkpoint_truncate, BUSY_S)))
+        self._reading_allowed.set()
+        # Still long if a foreign program reads: do not let every group wait for it.
+        self._wal_limit = max(WAL_BYTES, os.stat(self._wal).st_size + WAL_BYTES // 2)
+
+    async def _checkpoint(self, checkpoint: Awaitable[None]) -> None:
+        try:
+            await checkpoint
+        except sqlite3.Error as exc:
+            LOG.warning("the log of the database cannot be emptied: %s", exc)

@@ -1,0 +1,320 @@
+"""Writes of the store: functions that run on the writer's thread, each one transaction."""
+
+import hashlib
+import sqlite3
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+from anos.schema import (
+    IN_FLIGHT,
+    Begin,
+    Delete,
+    FailUnfinished,
+    Finish,
+    InFlight,
+    Job,
+    NotFoundInStore,
+    ResponseRecord,
+    Retire,
+    Save,
+    Schema,
+    Statements,
+    StoreError,
+    StoreFailed,
+    StoreFault,
+)
+from anos.store_reads import find, transaction
+
+# 16 million items in a segment; a longer conversation opens another. store.sql has the same 24.
+SEGMENT_BITS = 24
+# An item over this is kept once per project: images and files come again with every turn.
+BLOB_BYTES = 16 * 1024
+# One step of expiry takes about as long as a group.
+RETIRE_ROWS = 500
+# The longest a foreign reader can hold up the writer when the log is cut.
+TRUNCATE_BUSY_MS = 250
+
+# Faults of one job's values. Anything else SQLite raises is a fault of the file, and the group's.
+_OWN_FAULTS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.ProgrammingError,
+    sqlite3.InterfaceError,
+)
+
+# For every value that is not exactly int, float, str or bytearray sqlite3 looks for an adapter, and
+# finding none costs 0.7 us (an AttributeError is made and thrown away). These hand the value back:
+# it saves a fifth of a job.
+sqlite3.register_adapter(bytes, bytes)
+sqlite3.register_adapter(bool, int)
+sqlite3.register_adapter(type(None), {None: None}.get)
+
+
+class _Parent(NamedTuple):
+    project: str
+    root: int
+    end_place: int
+    status: str
+
+
+class _Batch:
+    """The rows of one group, gathered in Python and inserted with one statement per table."""
+
+    def __init__(self, conn: sqlite3.Connection, sql: Statements) -> None:
+        self.conn = conn
+        self.sql = sql
+        self.responses: list[tuple[Any, ...]] = []
+        self.items: list[tuple[Any, ...]] = []
+        self.blobs: list[tuple[str, bytes, bytes]] = []
+        self.exchanges: list[tuple[Any, ...]] = []
+        # What the tables do not show until the rows are inserted.
+        self.parents: dict[str, _Parent] = {}
+        self.free_places: dict[int, int] = {}
+        self.seq = 0
+
+    def query(self, name: str, **values: Any) -> sqlite3.Cursor:
+        return self.conn.execute(self.sql.text[name], values)
+
+    def apply(self, job: Job) -> Any:
+        """The job's result. Raises its StoreError, having changed nothing that must not stay."""
+        match job:
+            case Save(exchange, response):
+                self.exchanges.append(self.sql.exchange_row(exchange))
+                if response is not None:
+                    self.place(response)
+                return None
+            case Begin(response):
+                return self.place(response)
+        self.insert()
+        match job:
+            case Finish():
+                return self.finish(job)
+            case Delete():
+                return self.delete(job)
+            case FailUnfinished():
+                return self.fail_unfinished(job)
+            case Retire():
+                return self.retire(job)
+
+    def insert(self) -> None:
+        """Write what was gathered."""
+        for insert, rows in (
+            (self.sql.responses, self.responses),
+            (self.sql.items, self.items),
+            (self.sql.exchanges, self.exchanges),
+        ):
+            start = 0
+            while start < len(rows):
+                doublings = min((len(rows) - start).bit_length(), len(insert.texts)) - 1
+                part = rows[start : start + 2**doublings]
+                self.conn.execute(insert.texts[doublings], list(chain.from_iterable(part)))
+                start += len(part)
+            rows.clear()
+        if self.blobs:
+            self.conn.executemany(self.sql.blobs.texts[0], self.blobs)
+            self.blobs.clear()
+
+    def place(self, record: ResponseRecord) -> None:
+        self.seq = seq = (self.seq or self.query("last_seq").fetchone()[0]) + 1
+        start, root, branch = seq << SEGMENT_BITS, None, None
+        length = len(record.input) + len(record.output)
+        if record.parent_id is not None:
+            parent, free_place = self.parent(record.project, record.parent_id)
+            # If the parent expired meanwhile, this can be read but not chained from: see "chain".
+            if parent is not None:
+                root, branch = parent.root, parent.end_place
+                # Without items it would share its place with the next sibling, and what an
+                # unfinished parent will put out comes where its end is.
+                fits = (branch + length) >> SEGMENT_BITS == branch >> SEGMENT_BITS
+                if length and free_place == branch and fits and parent.status not in IN_FLIGHT:
+                    start, branch = branch, None
+        output_place = self.add_items(record.project, seq, start, record.input)
+        end_place = self.add_items(record.project, seq, output_place, record.output)
+        self.parents[record.id] = _Parent(record.project, root or seq, end_place, record.status)
+        self.responses.append(
+            (seq, record.id, record.project, record.parent_id, root, branch,
+             start, output_place, end_place, record.status, record.background, 0,
+             record.model, record.created_ms, record.completed_ms, record.body)
+        )  # fmt: skip
+
+    def parent(self, project: str, parent_id: str) -> tuple[_Parent | None, int]:
+        """The project's response of that id or None, and the first free place of its segment."""
+        parent, free_place = self.parents.get(parent_id), None
+        if parent is None:
+            row = self.query("parent", id=parent_id, project=project).fetchone()
+            if row is None:
+                return None, 0
+            root, end_place, status, free_place = row
+            parent = _Parent(project, root, end_place, status)
+        elif parent.project != project:
+            return None, 0
+        segment = parent.end_place >> SEGMENT_BITS
+        return parent, self.free_places.get(segment, free_place or segment << SEGMENT_BITS)
+
+    def add_items(self, project: str, seq: int, place: int, items: list[tuple[str, bytes]]) -> int:
+        """The place after the last item."""
+        for item_id, body in items:
+            if len(body) > BLOB_BYTES:
+                digest = hashlib.sha256(body).digest()
+                self.blobs.append((project, digest, body))
+                self.items.append((place, item_id, project, seq, None, digest))
+            else:
+                self.items.append((place, item_id, project, seq, body, None))
+            place += 1
+        if items:
+            self.free_places[(place - 1) >> SEGMENT_BITS] = place
+        return place
+
+    def finish(self, job: Finish) -> None:
+        self.exchanges.append(self.sql.exchange_row(job.exchange))
+        row = find(self.conn, self.sql, job.project, job.response_id)
+        if row.status not in IN_FLIGHT:
+            raise NotFoundInStore(f"{job.response_id} has already ended")
+        end_place = self.add_items(job.project, row.seq, row.output_place, job.output)
+        self.parents.pop(job.response_id, None)
+        self.query(
+            "finish_response",
+            seq=row.seq,
+            end_place=end_place,
+            status=job.status,
+            completed_ms=job.completed_ms,
+            body=job.body,
+        )
+
+    def delete(self, job: Delete) -> None:
+        row = find(self.conn, self.sql, job.project, job.id)
+        if row.status in IN_FLIGHT:
+            raise InFlight(f"{job.id} is {row.status}")
+        self.change_items("empty_items", row.input_place, row.end_place)
+        self.query("bury_response", seq=row.seq)
+
+    def change_items(
+        self, statement: Literal["empty_items", "remove_items"], low: int, high: int
+    ) -> None:
+        blobs = self.query("blobs_of_items", low=low, high=high).fetchall()
+        self.query(statement, low=low, high=high)
+        for project, blob in blobs:
+            self.query("drop_unused_blob", project=project, blob=blob)
+
+    def fail_unfinished(self, job: FailUnfinished) -> int:
+        rows = self.query("unfinished_responses").fetchall()
+        for seq, body in rows:
+            self.query("fail_response", seq=seq, completed_ms=job.now_ms, body=job.rewrite(body))
+        return len(rows)
+
+    def retire(self, job: Retire) -> tuple[int, int | None]:
+        """Whole trees, newest response first: what a full step leaves of one is still a tree."""
+        rows = self.query("oldest_responses", seq=job.seq, limit=RETIRE_ROWS).fetchall()
+        removed = 0
+        for seq, root, created_ms, low, high in rows:
+            if root is not None or created_ms >= job.before_ms:
+                continue
+            if self.query("turn_since", root=seq, created_ms=job.before_ms).fetchone():
+                continue
+            room = RETIRE_ROWS - removed
+            tree = [*self.query("newest_of_tree", root=seq, limit=room), (seq, low, high)]
+            for place in tree[:room]:
+                self.remove(*place)
+            removed += min(len(tree), room)
+            if removed == RETIRE_ROWS:
+                return removed, seq - 1
+        # Rows lie nearly in order of time, so a step of young ones ends the search.
+        more = len(rows) == RETIRE_ROWS and any(row[2] < job.before_ms for row in rows)
+        return removed, rows[-1][0] if more else None
+
+    def remove(self, seq: int, low: int, high: int) -> None:
+        self.change_items("remove_items", low, high)
+        self.query("remove_response", seq=seq)
+
+
+def _run_together(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> list[Any]:
+    """One result or StoreError a job, all committed; or raises, none committed."""
+    outcomes: list[Any] = []
+    with transaction(conn, "IMMEDIATE"):
+        batch = _Batch(conn, sql)
+        for job in jobs:
+            try:
+                outcomes.append(batch.apply(job))
+            except StoreError as exc:
+                outcomes.append(exc)
+        batch.insert()
+    return outcomes
+
+
+def _run_one_by_one(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> list[Any]:
+    """The same for a group with a faulty job, which alone is left out."""
+    outcomes: list[Any] = []
+    with transaction(conn, "IMMEDIATE"):
+        for job in jobs:
+            conn.execute("SAVEPOINT job")
+            try:
+                batch = _Batch(conn, sql)
+                try:
+                    outcome = batch.apply(job)
+                except StoreError as exc:
+                    outcome = exc
+                batch.insert()
+            except Exception as exc:  # whatever a value can raise when it is bound or stored
+                if _is_fault_of_file(exc):
+                    raise
+                conn.execute("ROLLBACK TO job")
+                outcome = StoreFailed(f"{type(job).__name__} cannot be stored: {exc}")
+            conn.execute("RELEASE job")
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _is_fault_of_file(exc: Exception) -> bool:
+    return isinstance(exc, sqlite3.Error) and not isinstance(exc, _OWN_FAULTS)
+
+
+def commit(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> list[Any]:
+    try:
+        return _run_together(jobs, sql, conn)
+    except Exception as exc:  # a fault of the file goes up, a job's own stays with that job
+        if _is_fault_of_file(exc):
+            raise
+        return _run_one_by_one(jobs, sql, conn)
+
+
+def probe(sql: Statements, conn: sqlite3.Connection) -> None:
+    for name in ("probe_write", "probe_clear"):
+        conn.execute(sql.text[name])
+
+
+def prepare(schema: Schema, synchronous: str, conn: sqlite3.Connection) -> None:
+    """Bring the file to the newest version, each migration and its number in one transaction."""
+    version = conn.execute("PRAGMA user_version").fetchone()[0]
+    newest = len(schema.migrations)
+    if version > newest:
+        raise StoreFault(
+            f"it is of version {version}, this program knows up to {newest}: use a newer program"
+        )
+    if version == 0 and conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        raise StoreFault("it is a SQLite database of another program")
+    conn.execute("PRAGMA journal_mode = WAL")
+    # NORMAL survives the death of the process, FULL also that of the machine.
+    conn.execute(
+        "PRAGMA synchronous = FULL" if synchronous == "full" else "PRAGMA synchronous = NORMAL"
+    )
+    # A checkpoint inside a commit would make that group slow: see Store._tend_log.
+    conn.execute("PRAGMA wal_autocheckpoint = 0")
+    for number, script in enumerate(schema.migrations[version:], version + 1):
+        try:
+            conn.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;"
+            )
+        except sqlite3.Error:
+            if conn.in_transaction:
+                conn.execute("ROLLBACK")
+            raise
+
+
+def checkpoint_passive(conn: sqlite3.Connection) -> None:
+    conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+def checkpoint_truncate(busy_s: float, conn: sqlite3.Connection) -> None:
+    conn.execute(f"PRAGMA busy_timeout = {TRUNCATE_BUSY_MS}")
+    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    conn.execute(f"PRAGMA busy_timeout = {int(busy_s * 1000)}")

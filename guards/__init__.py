@@ -1,0 +1,1 @@
+"""The checks a request passes: text and numbers in, an answer out; they import nothing of ours."""

@@ -1,0 +1,120 @@
+"""The command line: what it runs, prints and exits with."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anos import __version__, cli
+from anos.config import Config, ConfigFault
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("ANOS_HOST", "ANOS_PORT", "ANOS_DATABASE", "ANOS_MASTER_KEY", "PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def served(*argv: str) -> tuple[int, list[tuple[Config, Callable[[], Config]]]]:
+    calls: list[tuple[Config, Callable[[], Config]]] = []
+    code = cli.main(argv, lambda config, load: calls.append((config, load)))
+    return code, calls
+
+
+@pytest.mark.parametrize("argv", [["--port", "81"], ["serve", "--port=81"], ["--port=81", "serve"]])
+def test_serve_is_the_default_command(argv: list[str]) -> None:
+    code, ((config, _),) = served(*argv)
+    assert (code, config.server.port, config.default_key) == (0, 81, True)
+
+
+def test_every_flag_reaches_the_configuration(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINE", "sk-mine")
+    (directory / "c.json").write_text('{"retention": {"responses_days": 3}}')
+    _, ((config, _),) = served(
+        *("--config", "c.json", "--host", "0.0.0.0", "--port", "0"),
+        *("--database", "x.db", "--master-key-env", "MINE"),
+    )
+    server = config.server
+    assert (server.host, server.port, server.database) == ("0.0.0.0", 0, "x.db")
+    assert (server.master_key, config.retention.responses_days) == ("sk-mine", 3)
+
+
+def test_the_configuration_can_be_loaded_again_with_the_same_flags(directory: Path) -> None:
+    file = directory / "anos.json"
+    file.write_text("{}")
+    _, ((_, load),) = served("--port", "81")
+    file.write_text('{"server": {"drain_s": 1}}')
+    assert (load().server.port, load().server.drain_s) == (81, 1)
+    file.write_text("{")
+    with pytest.raises(ConfigFault):
+        load()
+
+
+def test_a_fault_keeps_the_gateway_from_starting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert served("--host", "0.0.0.0") == (1, [])
+    assert "ANOS_MASTER_KEY" in capsys.readouterr().err
+
+
+def test_check_prints_every_fault_with_its_path(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "c.json").write_text('{"server": {"port": -1}, "budgets": {}}')
+    assert served("check", "--config", "c.json") == (1, [])
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()) == (
+        "",
+        ["budgets: not built yet", "server.port: must be an integer from 0 to 65535"],
+    )
+
+
+def test_check_says_which_file_is_in_order_and_does_not_serve(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '{"server": {"master_key": "sk-secret"}}'
+    assert served("check") == (0, [])
+    assert capsys.readouterr() == ("no file, the built-in stub: ok\n", "")
+    (directory / "anos.json").write_text(text)
+    assert served("check") == (0, [])
+    assert capsys.readouterr() == ("anos.json: ok\n", "")
+    (directory / "c.json").write_text(text)
+    assert served("check", "--config", "c.json") == (0, [])
+    assert capsys.readouterr() == ("c.json: ok\n", "")
+
+
+def test_a_configuration_nobody_can_call_is_warned_about(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "anos.json").write_text("{}")
+    assert served("check") == (0, [])
+    assert capsys.readouterr().err == (
+        "warning: neither server.master_key nor keys: nobody can call\n"
+    )
+
+
+def test_the_schema_is_printed_whatever_the_configuration(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "anos.json").write_text("{")
+    assert served("check", "--json-schema") == (0, [])
+    assert json.loads(capsys.readouterr().out)["$ref"] == "#/$defs/Config"
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        served("--version")
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"anos-gateway {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "argv", [["sreve"], ["--port", "x"], ["--json-schema"], ["--conf", "x"], ["check", "serve"]]
+)
+def test_a_wrong_command_line_exits_with_2(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        served(*argv)
+    assert left.value.code == 2
