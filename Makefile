@@ -8,7 +8,7 @@ NODE_MODULES = tests/node/node_modules/.package-lock.json
 .PHONY: help run test check torture bench lock clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/run.stamp ## install what is needed and start the gateway (ARGS="--port 4001")
 	@exec $(VENV)/bin/python anos_gateway.py $(ARGS)
@@ -36,7 +36,7 @@ clean: ## remove everything that was installed or built
 # Stamps: pip is asked only when a lock file has changed, so that `make run` starts at once.
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/run.stamp: requirements.txt | $(VENV)/bin/python
 	$(PIP) -r requirements.txt && touch $@
@@ -44,7 +44,6 @@ $(VENV)/run.stamp: requirements.txt | $(VENV)/bin/python
 $(VENV)/test.stamp: requirements-dev.txt | $(VENV)/bin/python
 	$(PIP) -r requirements-dev.txt && touch $@ $(VENV)/run.stamp
 
-# Without npm the tests that need the official Node client are skipped, and say so.
 $(NODE_MODULES): tests/node/package-lock.json
-	@if command -v npm >/dev/null; then npm ci --silent --no-audit --no-fund --prefix tests/node; \
-	else echo "npm was not found: the tests with the official Node client will be skipped."; fi
+	@command -v npm >/dev/null || { echo "The tests with the official Node client need node and npm."; exit 1; }
+	npm ci --loglevel=error --no-audit --no-fund --prefix tests/node

@@ -3,15 +3,17 @@
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
 from anos import admin, chat, cli, health, lifecycle, middleware, models, responses, server
 from anos.config import Config
+from anos.state import BOUNDS, DEFAULT_BOUNDS, Bounds
+from anos.store import StoreFault
 
 STORE_SQL = Path(__file__).with_name("store.sql")
-MAX_BODY_BYTES = 100 * 1024 * 1024
 
 # Each /v1 path also answers without /v1 and under /openai/v1.
 ROUTES = (
@@ -36,27 +38,43 @@ PUBLIC = (
 )
 
 
-def build_app(config: Config, load: Callable[[], Config] | None = None) -> web.Application:
+# These skip aiohttp's router: it costs as much as a call's own work in memory.
+HOT = (("/v1/responses", responses.create), ("/v1/chat/completions", chat.create))
+
+
+def build_app(
+    config: Config, load: Callable[[], Config] | None = None, bounds: Bounds = DEFAULT_BOUNDS
+) -> web.Application:
     """The application for `config`; `load` reads the configuration again for a reload."""
-    templates: dict[middleware.Handler, str] = {h: path for _, path, h in ROUTES + PUBLIC}
+    # In rows and metrics a path template has no regular expressions.
+    templates: dict[middleware.Handler, str] = {
+        handler: path.replace(":.+", "") for _, path, handler in ROUTES + PUBLIC
+    }
     public = frozenset[middleware.Handler](handler for _, _, handler in PUBLIC)
-    app = web.Application(
-        middlewares=[middleware.gate(templates, public)], client_max_size=MAX_BODY_BYTES
-    )
+    app = web.Application(client_max_size=bounds.body_bytes)
+    app[BOUNDS] = bounds
+    entry = middleware.gate(app, templates, public)
+    app.middlewares.append(entry)
     for method, path, handler in ROUTES + PUBLIC:
         prefixes = ("/v1", "", "/openai/v1") if path.startswith("/v1/") else ("",)
         for prefix in prefixes:
             app.router.add_route(method, prefix + path.removeprefix("/v1"), handler)
+    hot: dict[str, server.Answer] = {p: partial(entry, handler=handler) for p, handler in HOT}
+    app[server.HOT] = hot
     app.cleanup_ctx.append(lifecycle.contexts(config, STORE_SQL, load))
     app.on_shutdown.append(lifecycle.drain)
     return app
 
 
 def run(config: Config, load: Callable[[], Config]) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM; leaves with SystemExit and a sentence if it cannot start."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     app = build_app(config, load)
-    server.run(app, config.server.host, config.server.port, lambda: lifecycle.reload_on_signal(app))
+    host, port = config.server.host, config.server.port
+    try:
+        server.run(app, host, port, lambda: lifecycle.reload_on_signal(app))
+    except (StoreFault, OSError) as exc:  # the file, the port: a traceback says no more
+        sys.exit(f"The gateway cannot start: {exc}")
 
 
 def main() -> int:

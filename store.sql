@@ -68,7 +68,7 @@ CREATE TABLE exchanges (
     error_code TEXT,                 -- error.code sent, as text
     input_tokens INTEGER,            -- NULL: not known
     output_tokens INTEGER,           -- NULL: not known
-    usage_source TEXT                -- where the counts come from: upstream, estimate
+    usage_source TEXT                -- where the counts come from: upstream, estimated
 ) STRICT;
 
 -- name: insert_response
@@ -253,7 +253,7 @@ LIMIT 1;
 SELECT seq, input_place, end_place
 FROM responses
 WHERE root = :root
-ORDER BY seq DESC
+ORDER BY created_ms DESC, seq DESC
 LIMIT :limit;
 
 -- name: remove_items

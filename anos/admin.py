@@ -8,7 +8,7 @@ from aiohttp import web
 from anos import lifecycle
 from anos.config import ConfigFault
 from anos.errors import Forbidden, InvalidRequest
-from anos.state import EXCHANGE, GATEWAY
+from anos.state import EXCHANGE, SERVING
 
 logger = logging.getLogger("anos")
 
@@ -19,7 +19,7 @@ async def reload(request: web.Request) -> web.Response:
     if caller is None or not caller.is_master:
         raise Forbidden("Only the master key may do this.")
     try:
-        changes = lifecycle.reload(request.app[GATEWAY])
+        changes = lifecycle.reload(request[SERVING])
     except ConfigFault as fault:
         raise InvalidRequest(
             "The configuration was not changed: " + "; ".join(fault.faults)

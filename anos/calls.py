@@ -1,21 +1,24 @@
 """One model call as its client sees it, bound to the dialect of whatever route is tried."""
 
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 import orjson
 
 from anos import chat_answers, chat_requests, dialect_chat, dialect_responses, items, sse
+from anos.chat_passthrough import ChatPassthrough, chat_end
 from anos.chat_stream import ChunkWriter
 from anos.chat_stream import Reader as ChatReader
-from anos.dialect_responses import decode
+from anos.errors import UpstreamError, reported
 from anos.events import EventWriter
 from anos.items import Answer, Turn
-from anos.passthrough import ChatPassthrough, ResponsesPassthrough, chat_end
+from anos.passthrough import ResponsesPassthrough
 from anos.routing import Route
+from anos.shapes import read_body
 
-PATHS = {"responses": "/responses", "chat": "/chat/completions"}
 _ENCRYPTED = "reasoning.encrypted_content"
+# The fields of a request, beside the items of a turn, whose strings the model reads.
+_READ = ("instructions", "tools", "text")
+_CHAT_READ = ("messages", "tools", "functions", "response_format", "prediction")
 
 
 class Stream(Protocol):
@@ -23,11 +26,14 @@ class Stream(Protocol):
 
     ended: bool  # the upstream said that it is done
 
-    def feed(self, events: list[bytes]) -> bytes:
-        """What the client gets for raw upstream events, its terminal event excepted."""
+    def feed(self, data: bytes) -> bytes:
+        """What the client gets for bytes of the upstream, its terminal event excepted."""
 
     def finish(self) -> tuple[bytes, Answer]:
-        """At the upstream's end: what closes the open items for the client, and the answer."""
+        """At the upstream's end: what closes the open items for the client, and the answer.
+
+        Raises UpstreamError if the upstream reported an error or broke off.
+        """
 
     def abort(self, status: str, error: dict[str, Any] | None) -> tuple[bytes, Answer]:
         """The same, where the stream is ended before the upstream's end."""
@@ -47,7 +53,7 @@ class Call(Protocol):
     created_s: int
     base: dict[str, Any]
 
-    def texts(self) -> Iterator[str]:
+    def texts(self) -> list[str]:
         """Every string the model will see."""
 
     def request(self, route: Route) -> bytes:
@@ -87,11 +93,10 @@ class ResponsesCall:
         self._input = input  # as the client sent it, or None if it must be sent resolved
         self._shows_encrypted = _ENCRYPTED in (request.get("include") or ())
 
-    def texts(self) -> Iterator[str]:
-        if isinstance(instructions := self.turn.request.get("instructions"), str):
-            yield instructions
-        yield from items.texts(self.turn.history)
-        yield from items.texts(self.turn.input)
+    def texts(self) -> list[str]:
+        request = self.turn.request
+        settings = [request[name] for name in _READ if request.get(name)]
+        return items.texts([*settings, *self.turn.history, *self.turn.input])
 
     def request(self, route: Route) -> bytes:
         if route.dialect == "chat":
@@ -102,7 +107,7 @@ class ResponsesCall:
         parse = (
             chat_answers.parse_answer if route.dialect == "chat" else dialect_responses.parse_answer
         )
-        return parse(decode(body), now_ms)
+        return parse(read_body(body), now_ms)
 
     def open(self, route: Route, now_ms: int) -> Stream:
         writer = EventWriter(self.shown(self.base), now_ms)
@@ -137,10 +142,12 @@ class ChatCall:
         self._tree = tree
         self._now_ms = now_ms
         self._turn: Turn | None = None
-        self._body = b""
+        self._body = b""  # the completion of a chat upstream, passed on as it is
+        self._is_counted = True  # it has usage
 
-    def texts(self) -> Iterator[str]:
-        return items.texts(self._tree["messages"])
+    def texts(self) -> list[str]:
+        tree = self._tree
+        return items.texts([tree[name] for name in _CHAT_READ if tree.get(name)])
 
     def request(self, route: Route) -> bytes:
         if route.dialect == "chat":
@@ -148,10 +155,15 @@ class ChatCall:
         return orjson.dumps(dialect_responses.build_request(self._canonical(), route, None))
 
     def read(self, route: Route, body: bytes, now_ms: int) -> Answer:
+        tree = read_body(body)
         if route.dialect == "chat":
-            self._body = body
-            return chat_answers.parse_answer(decode(body), now_ms)
-        return dialect_responses.parse_answer(decode(body), now_ms)
+            answer = chat_answers.parse_answer(tree, now_ms)
+            self._body, self._is_counted = body, answer.usage is not None
+        else:
+            answer = dialect_responses.parse_answer(tree, now_ms)
+        if answer.error is not None:  # a completion has no way to say that it failed
+            raise reported(answer.error)
+        return answer
 
     def open(self, route: Route, now_ms: int) -> Stream:
         options = self._tree.get("stream_options") or {}
@@ -169,7 +181,12 @@ class ChatCall:
         return Translated(dialect_responses.Reader(writer, shows_encrypted=False), chunks, writer)
 
     def reply(self, answer: Answer, response: dict[str, Any]) -> bytes:
-        return self._body or orjson.dumps(
+        if self._body and not self._is_counted and answer.usage is not None:
+            usage = chat_answers.chat_usage(answer.usage)
+            return orjson.dumps({**read_body(self._body), "usage": usage})
+        if self._body:
+            return self._body
+        return orjson.dumps(
             chat_answers.completion(
                 answer, id=self.response_id, model=self.model, created=self.created_s
             )
@@ -195,27 +212,33 @@ class Translated:
         writer: EventWriter,
     ) -> None:
         self.ended = False
+        self._splitter = sse.Splitter()
+        self._failure: UpstreamError | None = None
         self._reader = reader
         self._chunks = chunks
         self._writer = writer
 
-    def feed(self, events: list[bytes]) -> bytes:
-        canonical: list[dict[str, Any]] = []
-        for event in events:
-            data = sse.parse(event)[1]
-            canonical += self._reader.feed(data)
-            if data == b"[DONE]" or getattr(self._reader, "ended", False):
-                self.ended = True
+    def feed(self, data: bytes) -> bytes:
+        for event in self._splitter.feed(data):
+            try:
+                self._reader.feed(sse.parse(event)[1])
+            except UpstreamError as exc:
+                # The client gets what came before the fault; `finish` tells.
+                self._failure = exc
+            self.ended = self._reader.ended or self._failure is not None
+            if self.ended:
                 break
-        return self._encoded(canonical)
+        return self._written()
 
     def finish(self) -> tuple[bytes, Answer]:
-        events, answer = self._reader.finish()
-        return self._encoded(events), answer
+        if self._failure is not None:
+            raise self._failure
+        answer = self._reader.finish()[1]
+        return self._written(), answer
 
     def abort(self, status: str, error: dict[str, Any] | None) -> tuple[bytes, Answer]:
-        events, answer = self._reader.abort(status, error)
-        return self._encoded(events), answer
+        answer = self._reader.abort(status, error)[1]
+        return self._written(), answer
 
     def terminal(self, answer: Answer, response: dict[str, Any]) -> bytes:
         if self._chunks is None:
@@ -227,27 +250,38 @@ class Translated:
         )
         return closing + chat_end(answer)
 
-    def _encoded(self, events: list[dict[str, Any]]) -> bytes:
-        return (
-            sse.encode_events(events)
-            if self._chunks is None
-            else _chunks(self._chunks.feed(events))
-        )
+    def _written(self) -> bytes:
+        events = self._writer.take()
+        if self._chunks is None:
+            return sse.encode_events(events)
+        return _chunks(self._chunks.feed(events))
+
+
+def as_stream(route: Route, body: bytes) -> bytes:
+    """A whole answer, given to a request for a stream, as a stream of the upstream's dialect."""
+    make = chat_answers.as_stream if route.dialect == "chat" else dialect_responses.as_stream
+    return make(read_body(body))
 
 
 def shown(response: dict[str, Any], *, encrypted: bool, chat_fields: bool) -> dict[str, Any]:
     """A Response as a client sees it: encrypted reasoning if asked for, chat names unless off."""
-    if not encrypted and any("encrypted_content" in item for item in response["output"]):
-        output = [
-            {
-                name: value
-                for name, value in item.items()
-                if name != "encrypted_content" or item["type"] != "reasoning"
-            }
-            for item in response["output"]
-        ]
-        response = {**response, "output": output}
+    if not encrypted:
+        response = {**response, "output": bare(response["output"])}
     return items.add_chat_fields(response) if chat_fields else response
+
+
+def bare(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items without the encrypted content of reasoning."""
+    if not any("encrypted_content" in item for item in output):
+        return output
+    return [
+        {
+            name: value
+            for name, value in item.items()
+            if name != "encrypted_content" or item["type"] != "reasoning"
+        }
+        for item in output
+    ]
 
 
 def _chunks(chunks: list[dict[str, Any]]) -> bytes:

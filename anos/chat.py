@@ -12,12 +12,12 @@ from anos.calls import ChatCall
 from anos.decoding import decode_body
 from anos.intake import read_body
 from anos.runs import Run
-from anos.state import EXCHANGE, GATEWAY
+from anos.state import EXCHANGE, SERVING
 
 
 async def create(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions: a completion or its stream; it cannot be retrieved later."""
-    gateway, exchange = request.app[GATEWAY], request[EXCHANGE]
+    gateway, exchange = request[SERVING], request[EXCHANGE]
     live, caller = gateway.live, exchange.caller
     assert caller is not None  # the route is not public
     tree = decode_body(await read_body(request))

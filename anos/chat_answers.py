@@ -1,4 +1,4 @@
-"""Whole answers of Chat Completions, to and from canonical form (spec §8.2).
+"""Whole answers of Chat Completions, to and from canonical form.
 
 API: https://platform.openai.com/docs/api-reference/chat/object
 """
@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from anos import items
-from anos.errors import UpstreamError
+from anos import items, sse
+from anos.errors import UpstreamError, reported
 from anos.items import Answer, Item, new_id
 
 # finish_reason -> status and reason of the Response; every other reason is a regular end.
@@ -25,7 +25,7 @@ FAILED = {"code": "server_error", "message": "The upstream failed before it fini
 def parse_answer(body: dict[str, Any], now_ms: int) -> Answer:
     """The Answer in a chat.completion object, its first choice; UpstreamError if there is none."""
     if error := body.get("error"):
-        raise error_of(error)
+        raise reported(error)
     try:
         choice = body["choices"][0]
         output = _output(choice["message"], choice.get("logprobs"), now_ms)
@@ -89,22 +89,26 @@ def spoken(said: dict[str, Any]) -> list[tuple[str, str]]:
 
     Reasoning goes by two names among vendors, and Mistral sends content as a list of parts.
     """
-    content = said.get("content")
-    pieces = [("reasoning", said.get("reasoning_content") or said.get("reasoning"))]
-    for part in content if type(content) is list else ():
+    texts: list[tuple[str, str]] = []
+    if reasoning := said.get("reasoning_content") or said.get("reasoning"):
+        texts.append(("reasoning", reasoning))
+    if content := said.get("content"):
+        texts += _spoken_parts(content) if type(content) is list else (("text", content),)
+    if refusal := said.get("refusal"):
+        texts.append(("refusal", refusal))
+    for kind, text in texts:
+        if type(text) is not str:
+            raise UpstreamError(f"The upstream sent {kind} that is not a string.")
+    return texts
+
+
+def _spoken_parts(parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    texts: list[tuple[str, str]] = []
+    for part in parts:
         if part.get("type") == "thinking":
-            pieces += [("reasoning", thought.get("text")) for thought in part["thinking"]]
-        elif part.get("type") == "text":
-            pieces.append(("text", part["text"]))
-    if type(content) is not list:
-        pieces.append(("text", content))
-    pieces.append(("refusal", said.get("refusal")))
-    texts = []
-    for kind, text in pieces:
-        if text:
-            if type(text) is not str:
-                raise UpstreamError(f"The upstream sent {kind} that is not a string.")
-            texts.append((kind, text))
+            texts += [("reasoning", thought["text"]) for thought in part["thinking"]]
+        elif part.get("type") == "text" and part["text"]:
+            texts.append(("text", part["text"]))
     return texts
 
 
@@ -127,6 +131,29 @@ def fresh_call_id(given: Any, seen: set[str], now_ms: int) -> str:
     return call_id
 
 
+def as_stream(body: dict[str, Any]) -> bytes:
+    """A chat.completion as the shortest stream that says the same; UpstreamError if it is none."""
+    parse_answer(body, 0)
+    whole = {**body, "object": "chat.completion.chunk"}
+    usage = whole.pop("usage", None)
+    try:
+        choices = [_as_delta(choice) for choice in body["choices"]]
+    except (AttributeError, KeyError, TypeError) as exc:
+        raise UpstreamError("The upstream sent an answer that is not a chat completion.") from exc
+    chunks = [{**whole, "choices": choices}]
+    if usage:
+        chunks.append({**whole, "choices": [], "usage": usage})
+    return b"".join([sse.encode("", orjson.dumps(chunk)) for chunk in chunks]) + sse.DONE
+
+
+def _as_delta(choice: dict[str, Any]) -> dict[str, Any]:
+    said = {name: value for name, value in choice["message"].items() if value is not None}
+    if calls := said.get("tool_calls"):
+        said["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+    rest = {name: value for name, value in choice.items() if name != "message"}
+    return {**rest, "delta": {"role": "assistant", "content": "", **said}}
+
+
 def annotation_of(annotation: dict[str, Any]) -> dict[str, Any]:
     """Chat nests a citation under its type; Responses has it flat."""
     kind = annotation.get("type", "url_citation")
@@ -137,15 +164,6 @@ def chat_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
     """The reverse of annotation_of."""
     kind = annotation["type"]
     return {"type": kind, kind: {key: value for key, value in annotation.items() if key != "type"}}
-
-
-def error_of(error: Any) -> UpstreamError:
-    """The failure an upstream reports in place of an answer or a chunk."""
-    message = error.get("message") if isinstance(error, dict) else error
-    code = error.get("code") if isinstance(error, dict) else None
-    return UpstreamError(
-        message if isinstance(message, str) else "", code=code if isinstance(code, str) else None
-    )
 
 
 def usage_of(usage: Any) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """What a chat client sends: checked, passed on to a chat upstream, or read into canonical form.
 
-API: https://platform.openai.com/docs/api-reference/chat/create (spec §8.1, read backwards)
+API: https://platform.openai.com/docs/api-reference/chat/create
 """
 
 from collections.abc import Iterable

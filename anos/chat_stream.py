@@ -1,13 +1,13 @@
-"""Streams of Chat Completions, to and from canonical events (spec §8.2).
+"""Streams of Chat Completions, to and from canonical events.
 
 API: https://platform.openai.com/docs/api-reference/chat-streaming
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from anos.chat_answers import (
     FAILED,
@@ -16,21 +16,19 @@ from anos.chat_answers import (
     called,
     chat_annotation,
     chat_usage,
-    error_of,
     finish_reason_of,
     fresh_call_id,
     spoken,
     usage_of,
 )
-from anos.errors import UpstreamError
+from anos.errors import UpstreamError, reported
 from anos.events import Event, EventWriter
 from anos.items import Answer
 
 _MALFORMED = "The upstream sent a chunk that is not a chat.completion.chunk."
 
 
-@dataclass(slots=True)
-class _Call:
+class _Call(Struct):
     """A tool call in the making; what comes before its id and name are known waits in `pending`."""
 
     type: str
@@ -68,7 +66,7 @@ class Reader:
         try:
             chunk = orjson.loads(data)
             if error := chunk.get("error"):
-                raise error_of(error)
+                raise reported(error)
             return self._chunk(chunk)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise UpstreamError(_MALFORMED) from exc
@@ -76,15 +74,16 @@ class Reader:
     def finish(self) -> tuple[list[Event], Answer]:
         """The closing events and the answer, at [DONE] or the end of the stream.
 
-        A stream that ended without a finish_reason and without [DONE] has failed.
+        A stream that ended without a finish_reason and without [DONE] has failed, and one of
+        [DONE] alone.
         """
-        if not (self._finish_reason or self.ended):
+        if not (self._finish_reason or (self.ended and self._writer.started)):
             return self.abort("failed", FAILED)
         events = self._writer.start()
         for call in self._waiting:
             if call.name:
                 events += self._open(call)
-        status, reason = OUTCOMES.get(self._finish_reason or "", ("completed", None))
+        status, reason = OUTCOMES.get(str(self._finish_reason), ("completed", None))
         # Whatever ended the answer early cut off its last item.
         last = len(self._writer.items) - 1
         for index in range(last + 1):
@@ -263,7 +262,9 @@ class ChunkWriter:
         call = {"index": number, "id": item["call_id"], "type": kind}
         return {"tool_calls": [{**call, kind: {"name": item["name"], text: ""}}]}
 
-    def _arguments(self, event: Event) -> dict[str, Any]:
+    def _arguments(self, event: Event) -> dict[str, Any] | None:
+        if event["output_index"] not in self._calls:
+            return None  # of an item that chat does not know
         number, kind = self._calls[event["output_index"]]
         text = "input" if kind == "custom" else "arguments"
         return {"tool_calls": [{"index": number, kind: {text: event["delta"]}}]}

@@ -91,8 +91,8 @@ PerMinute = Annotated[int, Meta(ge=1, le=1_000_000, description="an integer from
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every part of the configuration has in common.
 
-    `later` names the keys of the design whose feature is not built: refused, because to ignore a
-    limit or a guard that the operator wrote down would be worse than not to start.
+    `later` names the keys that are planned but not built: refused, because to ignore a limit or a
+    guard that the operator wrote down would be worse than not to start.
     """
 
     later: ClassVar[tuple[str, ...]] = ()

@@ -1,28 +1,17 @@
-"""Chat Completions, the dialect of an upstream and of a client: the upstream's requests are here.
+"""Canonical form to the request of an upstream that speaks Chat Completions.
 
-What a chat client sends is in `chat_requests`, whole answers are in `chat_answers`, streams in
-`chat_stream`. API: https://platform.openai.com/docs/api-reference/chat (spec §8.1)
+Whole answers are in `chat_answers`, streams in `chat_stream`, the requests of chat clients in
+`chat_requests`. API: https://platform.openai.com/docs/api-reference/chat/create
 """
 
 from itertools import chain
 from typing import Any
 
-from anos.chat_answers import completion, parse_answer, usage_of
-from anos.chat_requests import forward_request, named, parse_request, validate
+from anos.chat_requests import named
 from anos.errors import InvalidRequest
 from anos.items import Item, Turn
 from anos.routing import Route
 from anos.validation import unsupported
-
-__all__ = [
-    "build_request",
-    "completion",
-    "forward_request",
-    "parse_answer",
-    "parse_request",
-    "usage_of",
-    "validate",
-]
 
 _LOGPROBS = "message.output_text.logprobs"
 # Fields of the Responses API that have no place in a chat request: translated below, the gateway's

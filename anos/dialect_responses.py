@@ -3,62 +3,41 @@
 API: https://platform.openai.com/docs/api-reference/responses.
 """
 
-import re
 from typing import Any
 
-import msgspec
-
-from anos import items
-from anos.errors import UpstreamError
+from anos import items, sse
+from anos.errors import UpstreamError, reported
+from anos.event_order import LIFECYCLE, TERMINAL
+from anos.event_state import KIND_OF_CALL, KIND_OF_PART, KINDS
 from anos.events import EventWriter
 from anos.items import Answer, Turn
 from anos.routing import Route
+from anos.shapes import check_item, conforms, is_item_id, read_event, read_usage
 
 # Fields of the create request that are the gateway's own business: it keeps the state.
 _OWN_FIELDS = frozenset({"previous_response_id", "background", "store", "include", "model"})
-# Fields of an upstream's Response that the gateway writes itself.
-_OWN_ANSWER = frozenset(
-    {
-        "id",
-        "object",
-        "created_at",
-        "completed_at",
-        "model",
-        "status",
-        "output",
-        "usage",
-        "error",
-        "incomplete_details",
-    }
-    | {
-        "previous_response_id",
-        "store",
-        "background",
-        "metadata",
-        "instructions",
-        "conversation",
-        "output_text",
-    }
-)
-_ITEM_ID = re.compile(r"[a-z]+_[A-Za-z0-9_-]+")
-_MAX_ITEM_ID = 64
-_PREFIXES = {"message": "msg", "function_call": "fc", "custom_tool_call": "ctc", "reasoning": "rs"}
 _ENCRYPTED = "reasoning.encrypted_content"
-DELTAS = {
+# The kind of text each delta adds to, as EventWriter calls it.
+_DELTAS = {
     "response.output_text.delta": "text",
     "response.refusal.delta": "refusal",
     "response.reasoning_summary_text.delta": "summary",
     "response.reasoning_text.delta": "reasoning",
     "response.reasoning.delta": "reasoning",
-    "response.function_call_arguments.delta": "arguments",
-    "response.custom_tool_call_input.delta": "input",
+    **{f"{kind.stem}.delta": "arguments" for kind in KIND_OF_CALL.values()},
 }
-LIFECYCLE = frozenset({"response.created", "response.queued", "response.in_progress"})
-TERMINAL = frozenset(
-    {"response.completed", "response.incomplete", "response.failed", "response.cancelled"}
-)
+_HOLDER = {
+    "text": "message",
+    "refusal": "message",
+    "summary": "reasoning",
+    "reasoning": "reasoning",
+}
 # Said again by output_item.done, which is what is trusted.
-_RESTATED = (".done", "content_part.added", "reasoning_summary_part.added")
+_RESTATED = (
+    {f"{kind.stem}.done" for kind in KINDS.values()}
+    | {f"{kind.part_stem}.{end}" for kind in KIND_OF_PART.values() for end in ("added", "done")}
+    | {"response.reasoning.done", "response.reasoning_part.added", "response.reasoning_part.done"}
+)
 
 
 def build_request(turn: Turn, route: Route, input: Any) -> dict[str, Any]:
@@ -87,31 +66,33 @@ def parse_answer(body: dict[str, Any], now_ms: int) -> Answer:
     """The Answer in a Response object; UpstreamError if it is none."""
     output = body.get("output")
     if body.get("object", "response") != "response" or not isinstance(output, list):
-        raise UpstreamError("The upstream sent an answer that is not a Response.")
-    return answer_of(body, with_valid_ids(output, now_ms))
+        raise _no_answer(body)
+    return answer_of(body, conforming(output, now_ms), body.get("status"))
 
 
-def with_valid_ids(output: list[Any], now_ms: int) -> list[dict[str, Any]]:
-    """The items, each with a well-formed id of its own; minted where the upstream's is not."""
-    seen: set[str] = set()
-    valid = []
-    for item in output:
-        if not isinstance(item, dict) or not isinstance(item.get("type"), str):
-            raise UpstreamError("The upstream sent an output item without a type.")
-        if not is_item_id(item.get("id")) or item["id"] in seen:
-            item = {**item, "id": items.new_id(_PREFIXES.get(item["type"], "item"), now_ms)}
-        seen.add(item["id"])
-        valid.append(item)
-    return valid
+def as_stream(body: dict[str, Any]) -> bytes:
+    """A Response as the shortest stream that says the same: its terminal event."""
+    if body.get("object", "response") != "response" or "output" not in body:
+        raise _no_answer(body)
+    status = body.get("status") if body.get("status") in _OUTCOMES else "completed"
+    return sse.encode_events([{"type": f"response.{status}", "response": body}])
 
 
-def is_item_id(value: Any) -> bool:
-    """Whether an upstream's item id can be kept: well-formed, at most 64 characters."""
-    return (
-        isinstance(value, str)
-        and len(value) <= _MAX_ITEM_ID
-        and _ITEM_ID.fullmatch(value) is not None
-    )
+def _no_answer(body: dict[str, Any]) -> UpstreamError:
+    if error := body.get("error"):
+        return reported(error)
+    return UpstreamError("The upstream sent an answer that is not a Response.")
+
+
+def conforming(output: list[Any], now_ms: int) -> list[dict[str, Any]]:
+    """The items as they would be streamed: ids well-formed and unique, raw reasoning as summary."""
+    is_whole = all(map(conforms, output))
+    if is_whole and (len(output) == 1 or len({item["id"] for item in output}) == len(output)):
+        return output
+    writer = EventWriter({}, now_ms)
+    for item in [check_item(item) for item in output]:
+        writer.add(item if is_item_id(item.get("id")) else {**item, "id": ""})
+    return writer.items
 
 
 def _replayed(item: dict[str, Any]) -> dict[str, Any]:
@@ -121,39 +102,35 @@ def _replayed(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-def answer_of(response: dict[str, Any], output: list[dict[str, Any]]) -> Answer:
-    status = response.get("status")
-    if status not in ("completed", "incomplete", "failed", "cancelled"):
-        status = "completed"
+_OUTCOMES = ("completed", "incomplete", "failed", "cancelled")  # an upstream may say anything
+
+
+def answer_of(response: dict[str, Any], output: list[dict[str, Any]], status: Any) -> Answer:
+    """The Answer with these items; what else it has is in the upstream's Response."""
     details = response.get("incomplete_details")
+    reason = details.get("reason") if isinstance(details, dict) else None
     return Answer(
-        status=status,
+        status=status if status in _OUTCOMES else "completed",
         output=output,
         usage=usage_of(response.get("usage")),
-        incomplete_reason=details.get("reason") if isinstance(details, dict) else None,
+        incomplete_reason=str(reason or "max_output_tokens") if status == "incomplete" else None,
         error=error_of(response.get("error")) if status == "failed" else None,
-        extra={
-            name: value
-            for name, value in response.items()
-            if name not in _OWN_ANSWER and value is not None
-        },
+        extra=response,
     )
 
 
 def usage_of(usage: Any) -> dict[str, Any] | None:
     """An upstream's usage in the canonical shape, zeros included; None if it has none."""
-    if not isinstance(usage, dict) or not isinstance(usage.get("input_tokens"), int):
+    found = read_usage(usage)
+    if found is None:
         return None
-    inputs, outputs = (
-        usage.get("input_tokens_details") or {},
-        usage.get("output_tokens_details") or {},
-    )
+    inputs, outputs = found.input_tokens_details, found.output_tokens_details
     return items.usage(
-        usage["input_tokens"],
-        usage.get("output_tokens") or 0,
-        cached=inputs.get("cached_tokens") or 0,
-        cache_write=inputs.get("cache_write_tokens") or 0,
-        reasoning=outputs.get("reasoning_tokens") or 0,
+        found.input_tokens,
+        found.output_tokens or 0,
+        cached=(inputs and inputs.cached_tokens) or 0,
+        cache_write=(inputs and inputs.cache_write_tokens) or 0,
+        reasoning=(outputs and outputs.reasoning_tokens) or 0,
     )
 
 
@@ -166,6 +143,12 @@ def error_of(error: Any) -> dict[str, Any]:
     }
 
 
+def raise_error(event: dict[str, Any]) -> None:
+    """Raises UpstreamError if a stream's event reports one, in its flat or its nested form."""
+    if event.get("type") == "error" or (event.get("error") and event.get("type") not in TERMINAL):
+        raise reported(event.get("error") or event)
+
+
 class Reader:
     """An upstream's Responses stream, conforming or not, read into canonical events."""
 
@@ -174,58 +157,47 @@ class Reader:
         self._writer = writer
         self._shows_encrypted = shows_encrypted
         # Where the upstream's output_index is in ours; seeded streams agree so far.
-        self._index: dict[Any, int] = {index: index for index in range(len(writer.items))}
-        self._closed: set[int] = {
-            index for index, item in enumerate(writer.items) if item.get("status") != "in_progress"
-        }
+        self._index = {index: index for index in range(len(writer.items))}
+        self._waiting: dict[int, str] = {}  # what calls said before they were announced
         self._encrypted: dict[str, str] = {}  # by item id: kept for replay, not shown
         self._response: dict[str, Any] = {}
-        self._error: dict[str, Any] | None = None
+        self._status = ""
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """The canonical events of one upstream event's data."""
         if data == b"[DONE]":
             return []
-        event = decode(data)
-        type_ = event.get("type")
-        writer = self._writer
-        if not isinstance(type_, str):
-            raise UpstreamError("The upstream sent an event without a type.")
+        event = read_event(data)
+        type_ = event["type"]
         if type_ in LIFECYCLE:
-            return writer.start()
-        if type_ == "error" or (type_ not in TERMINAL and event.get("error")):
-            self._error = error_of(event.get("error") or event)
-            self.ended = True
-            return []
-        events = writer.start()
+            return self._writer.start()
+        raise_error(event)
+        events = self._writer.start()
         if type_ in TERMINAL:
             self._response = event.get("response") or {}
+            self._status = type_.removeprefix("response.")
             self.ended = True
-        elif type_ in DELTAS:
-            events += self._delta(event, DELTAS[type_])
+        elif type_ in _DELTAS:
+            events += self._delta(event, _DELTAS[type_])
         elif type_ == "response.output_item.added":
             events += self._added(event)
         elif type_ == "response.output_item.done":
             events += self._done(event)
         elif type_ == "response.output_text.annotation.added":
-            index, opened = self._item(event, "text")
-            events += opened + writer.annotate(index, event.get("annotation") or {})
-        elif not type_.endswith(_RESTATED) or "_call." in type_:
-            events.append(self._renumbered(event))
+            events += self._annotated(event)
+        elif type_ not in _RESTATED:
+            events += self._renumbered(event)
         return events
 
     def finish(self) -> tuple[list[dict[str, Any]], Answer]:
-        """Closing events and the Answer; an upstream that never ended its answer has failed."""
-        if self._error is not None:
-            return self.abort("failed", self._error)
+        """Closing events and the Answer; UpstreamError if the upstream never ended its own."""
         if not self.ended:
-            return self.abort(
-                "failed", {"code": "server_error", "message": "The upstream broke off its answer."}
-            )
-        events = self._rest()
-        status = "completed" if self._response.get("status") == "completed" else "incomplete"
-        events += self._writer.close_all(status)
-        return events, answer_of(self._response, self._output())
+            raise UpstreamError("The upstream broke off its answer.")
+        events = self._writer.start() + self._rest()
+        events += self._writer.close_all(
+            "completed" if self._status == "completed" else "incomplete"
+        )
+        return events, answer_of(self._response, self._output(), self._status)
 
     def abort(
         self, status: str, error: dict[str, Any] | None
@@ -248,13 +220,19 @@ class Reader:
 
     def _rest(self) -> list[dict[str, Any]]:
         # An upstream that leaves output_item events out still has the items in its final snapshot.
+        # It may number them otherwise than its events did, or give them other ids.
         events: list[dict[str, Any]] = []
-        for index, item in enumerate(self._response.get("output") or ()):
-            ours = self._index.get(index)
-            if ours is None:
+        left = dict.fromkeys(range(len(self._writer.items)))
+        by_id = {self._writer.id_of(index): index for index in left}
+        for theirs, item in enumerate(map(check_item, self._response.get("output") or ())):
+            same_id = by_id.get(item["id"]) if is_item_id(item.get("id")) else None
+            for ours in (same_id, self._index.get(theirs), theirs):
+                if ours in left and self._writer.type_of(ours) == item["type"]:
+                    del left[ours]
+                    events += self._close(ours, item)
+                    break
+            else:
                 events += self._add(item)
-            elif ours not in self._closed:
-                events += self._close(ours, item)
         return events
 
     def _add(self, item: dict[str, Any]) -> list[dict[str, Any]]:
@@ -262,101 +240,105 @@ class Reader:
         return events + self._close(ours, item)
 
     def _close(self, ours: int, item: dict[str, Any]) -> list[dict[str, Any]]:
-        self._closed.add(ours)
         shown = self._shown(item)
-        if shown is not item:
-            self.hide(self._writer.items[ours]["id"], item["encrypted_content"])
+        if shown is not item and item["encrypted_content"] and self._writer.is_open(ours):
+            self.hide(self._writer.id_of(ours), item["encrypted_content"])
         return self._writer.close(ours, status=_status_of(item), final=shown)
 
     def _added(self, event: dict[str, Any]) -> list[dict[str, Any]]:
-        item = event.get("item")
-        if not isinstance(item, dict) or not isinstance(item.get("type"), str):
-            raise UpstreamError("The upstream sent an output item without a type.")
+        item = check_item(event.get("item"), is_finished=False)
+        theirs = _place(event, len(self._writer.items))
+        if self._is_known(theirs, item):
+            return []
+        if item["type"] in _NAMED and not item.get("name"):
+            return []  # nobody can be told of a call without its name: it waits until it is done
         ours, events = self._writer.open(self._shown(self._fresh(item)))
-        self._index[event.get("output_index", ours)] = ours
-        return events
+        self._index[theirs] = ours
+        said = self._waiting.pop(theirs, "")
+        return events + self._writer.delta(ours, "arguments", said)
 
     def _done(self, event: dict[str, Any]) -> list[dict[str, Any]]:
-        item = event.get("item")
-        if not isinstance(item, dict) or not isinstance(item.get("type"), str):
-            raise UpstreamError("The upstream sent an output item without a type.")
-        ours = self._index.get(event.get("output_index", len(self._writer.items) - 1))
-        if ours is None:
-            self._index[event.get("output_index")] = len(self._writer.items)
-            return self._add(item)
-        return [] if ours in self._closed else self._close(ours, item)
+        item = check_item(event.get("item"))
+        theirs = _place(event, len(self._writer.items) - 1)
+        ours = self._index.get(theirs)
+        if self._is_known(theirs, item) or (
+            ours is not None
+            and self._writer.is_open(ours)
+            and self._writer.type_of(ours) == item["type"]
+        ):
+            return self._close(self._index[theirs], item)
+        self._index[theirs] = len(self._writer.items)
+        return self._add(item)
+
+    def _is_known(self, theirs: int, item: dict[str, Any]) -> bool:
+        """Whether the item is one that is there already, said twice."""
+        ours = self._index.get(theirs)
+        return ours is not None and self._writer.id_of(ours) == item.get("id")
 
     def _delta(self, event: dict[str, Any], kind: str) -> list[dict[str, Any]]:
         delta = event.get("delta")
         if not isinstance(delta, str):
             raise UpstreamError("The upstream sent a delta without text.")
-        index, events = self._item(event, kind)
-        if index in self._closed:
-            return events
+        index, events = self._holder(event, kind)
+        if index is None:
+            theirs = _place(event, -1)
+            self._waiting[theirs] = self._waiting.get(theirs, "") + delta
+            return []
         part = event.get("summary_index" if kind == "summary" else "content_index")
         logprobs = event.get("logprobs") or None
         return events + self._writer.delta(index, kind, delta, part=part, logprobs=logprobs)
 
-    def _item(self, event: dict[str, Any], kind: str) -> tuple[int, list[dict[str, Any]]]:
-        theirs = event.get("output_index", max(self._index, default=0))
+    def _annotated(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+        if not event.get("annotation"):
+            return []
+        index, events = self._holder(event, "text")
+        assert index is not None
+        return events + self._writer.annotate(index, event["annotation"])
+
+    def _holder(self, event: dict[str, Any], kind: str) -> tuple[int | None, list[dict[str, Any]]]:
+        """The item the text belongs to, and the events that open it where nobody announced it.
+
+        None for a call nobody announced: it is shown when it is done, and has a name.
+        """
+        theirs = _place(event, max(self._index, default=0))
         ours = self._index.get(theirs)
-        if ours is not None:
+        type_ = self._writer.type_of(ours) if ours is not None else ""
+        if kind == "arguments":
+            return (ours if type_ in KIND_OF_CALL else None), []
+        if type_ == _HOLDER[kind]:
             return ours, []
-        ours, events = self._writer.open(_unannounced(kind, event))
+        ours, events = self._writer.open({"type": _HOLDER[kind]})
         self._index[theirs] = ours
         return ours, events
 
     def _fresh(self, item: dict[str, Any]) -> dict[str, Any]:
-        item_id = item.get("id")
-        if is_item_id(item_id) and all(other["id"] != item_id for other in self._writer.items):
-            return item
-        return {name: value for name, value in item.items() if name != "id"}
+        return item if is_item_id(item.get("id")) else {**item, "id": ""}
 
     def _shown(self, item: dict[str, Any]) -> dict[str, Any]:
         if self._shows_encrypted or "encrypted_content" not in item or item["type"] != "reasoning":
             return item
         return {name: value for name, value in item.items() if name != "encrypted_content"}
 
-    def _renumbered(self, event: dict[str, Any]) -> dict[str, Any]:
+    def _renumbered(self, event: dict[str, Any]) -> list[dict[str, Any]]:
         # Events of hosted tools keep their fields; only what refers to the item is ours.
         fields = {
             name: value for name, value in event.items() if name not in ("type", "sequence_number")
         }
-        ours = self._index.get(event.get("output_index"))
-        if ours is not None:
-            fields["output_index"] = ours
-            if "item_id" in fields:
-                fields["item_id"] = self._writer.items[ours]["id"]
-        return self._writer.event(event["type"], **fields)
+        if "output_index" in fields or "item_id" in fields or "_call" in event["type"]:
+            ours = self._index.get(_place(event, max(self._index, default=0)))
+            if ours is None or not self._writer.is_open(ours):
+                return []  # no client knows the item, or it has ended
+            fields |= {"output_index": ours, "item_id": self._writer.id_of(ours)}
+        return [self._writer.event(event["type"], **fields)]
+
+
+_NAMED = ("function_call", "custom_tool_call")
+
+
+def _place(event: dict[str, Any], default: int) -> int:
+    index: int | None = event.get("output_index")
+    return default if index is None else index
 
 
 def _status_of(item: dict[str, Any]) -> str:
     return "incomplete" if item.get("status") == "incomplete" else "completed"
-
-
-def _unannounced(kind: str, event: dict[str, Any]) -> dict[str, Any]:
-    if kind == "arguments":
-        return {
-            "type": "function_call",
-            "call_id": event.get("call_id"),
-            "name": event.get("name") or "",
-        }
-    if kind == "input":
-        return {
-            "type": "custom_tool_call",
-            "call_id": event.get("call_id"),
-            "name": event.get("name") or "",
-        }
-    if kind in ("summary", "reasoning"):
-        return {"type": "reasoning"}
-    return {"type": "message", "role": "assistant"}
-
-
-def decode(data: bytes) -> dict[str, Any]:
-    try:
-        event = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise UpstreamError("The upstream sent an event that is not JSON.") from exc
-    if not isinstance(event, dict):
-        raise UpstreamError("The upstream sent an event that is not an object.")
-    return event

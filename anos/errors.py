@@ -8,7 +8,6 @@
       NotFound                  404  invalid_request_error  not_found
       MethodNotAllowed          405  invalid_request_error  method_not_allowed
       RequestTimeout            408  invalid_request_error  request_timeout
-      Conflict                  409  invalid_request_error  conflict
       BodyTooLarge              413  invalid_request_error  request_too_large
       UnsupportedMedia          415  invalid_request_error  unsupported_media_type
       Misdirected               421  invalid_request_error  misdirected_request
@@ -117,15 +116,6 @@ class RequestTimeout(GatewayError):
     message = "The request did not arrive in time."
 
 
-class Conflict(GatewayError):
-    """The thing is in a state that does not allow this."""
-
-    status = 409
-    type = "invalid_request_error"
-    code = "conflict"
-    message = "The state of the resource does not allow this."
-
-
 class BodyTooLarge(GatewayError):
     """The body is over the limit, before or after it was inflated."""
 
@@ -208,6 +198,15 @@ class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
     message = "The upstream did not answer in time."
+
+
+def reported(error: Any) -> UpstreamError:
+    """The failure an upstream reports in place of an answer or a chunk."""
+    message = error.get("message") if isinstance(error, dict) else error
+    code = error.get("code") if isinstance(error, dict) else None
+    return UpstreamError(
+        message if isinstance(message, str) else "", code=code if isinstance(code, str) else None
+    )
 
 
 def envelope(exc: GatewayError) -> dict[str, Any]:

@@ -1,17 +1,17 @@
 """What a Responses stream has said so far: the fold of its events, whoever wrote them.
 
-Events: https://platform.openai.com/docs/api-reference/responses-streaming (spec §5)
+Events: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from anos.items import new_id
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """How one kind of growing text is named on the wire."""
 
     stem: str  # of its delta and done events
@@ -59,8 +59,7 @@ _PARTS = {f"{kind.part_stem}.{end}" for kind in KIND_OF_PART.values() for end in
 _TERMINAL = {"response.completed", "response.incomplete", "response.failed"}
 
 
-@dataclass(slots=True)
-class Text:
+class Text(Struct, eq=False):
     """One growing text: a content or summary part, or the arguments or input of a call."""
 
     kind: Kind
@@ -95,8 +94,7 @@ class Text:
         return part
 
 
-@dataclass(slots=True)
-class OutputItem:
+class OutputItem(Struct, eq=False):
     """One output item; `fields` is how it was added until it is done, then how it was done."""
 
     fields: dict[str, Any]

@@ -1,6 +1,6 @@
 """The one place that produces Responses stream events: their order, indexes and numbers.
 
-Events: https://platform.openai.com/docs/api-reference/responses-streaming (spec §5)
+Events: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
 from typing import Any
@@ -36,13 +36,20 @@ class EventWriter(StreamState):
     def __init__(self, base: dict[str, Any], now_ms: int) -> None:
         super().__init__(now_ms)
         self._base = base
+        self._unsent: list[Event] = []
 
     def event(self, type_: str, **fields: Any) -> Event:
         """Any event, numbered and taken into account."""
         event = {"type": type_, "sequence_number": self._next, **fields}
         self._next += 1
         self._apply(event)
+        self._unsent.append(event)
         return event
+
+    def take(self) -> list[Event]:
+        """The events written since the last call: also those before a fault in their midst."""
+        events, self._unsent = self._unsent, []
+        return events
 
     def start(self) -> list[Event]:
         """`response.created` and `response.in_progress`, once; later calls return []."""
@@ -75,12 +82,27 @@ class EventWriter(StreamState):
             added[name] = ZERO[type_][name]
         if type_ == "reasoning":
             added.pop("content", None)
-        elif type_ in ("function_call", "custom_tool_call") and not added.get("call_id"):
-            added["call_id"] = new_id("call", self.now_ms)
+        elif type_ in ("function_call", "custom_tool_call"):
+            added["call_id"] = added.get("call_id") or new_id("call", self.now_ms)
+            added.setdefault("name", "")
         if added["id"] in {"", *(other.fields["id"] for other in self._items.values())}:
             added["id"] = self._mint(type_)
         events.append(self.event("response.output_item.added", output_index=index, item=added))
         return index, events
+
+    def id_of(self, index: int) -> str:
+        """The id of the item at an output_index."""
+        item_id: str = self._items[index].fields["id"]
+        return item_id
+
+    def type_of(self, index: int) -> str:
+        """The type of the item at an output_index."""
+        type_: str = self._items[index].fields["type"]
+        return type_
+
+    def is_open(self, index: int) -> bool:
+        """Whether the item at an output_index is not done."""
+        return not self._items[index].done
 
     def delta(
         self,
@@ -107,7 +129,12 @@ class EventWriter(StreamState):
         if item.done:
             return events
         wire = _kind(item, kind)
+        if kind == "reasoning" and wire is KINDS["summary"] and part is not None:
+            part = -1 - part  # raw part 0 is not summary part 0, though both are shown as summaries
         target = item.texts[-1] if item.texts else None
+        is_said = target is not None and target.kind is wire and target.text_done
+        if target and is_said and (not wire.parts or target.asked == part):
+            return events  # it was said in full before
         if (
             target is None
             or target.text_done
@@ -184,13 +211,14 @@ class EventWriter(StreamState):
             "sequence_number": self._next,
             "item_id": self._items[index].fields["id"],
             "output_index": index,
-            "delta": delta,
         }
         if kind.parts:
             event[kind.index] = text.position
+        event["delta"] = delta
         if kind is _TEXT:
             event["logprobs"] = logprobs or []
         self._next += 1
+        self._unsent.append(event)
         text.take(delta, logprobs)
         return event
 
@@ -247,8 +275,8 @@ def _kind(item: OutputItem, kind: str) -> Kind:
         return KIND_OF_CALL.get(item.fields["type"], KINDS[kind])
     if kind != "reasoning":
         return KINDS[kind]
-    # Raw reasoning is shown as a summary, which is valid in every client (DESIGN §6), unless the
-    # client has been sent the raw form already.
+    # Raw reasoning is shown as a summary, which every client can read, unless the client has been
+    # sent the raw form already.
     is_raw = bool(item.texts) and item.texts[-1].kind is KINDS["raw"]
     return KINDS["raw" if is_raw else "summary"]
 
@@ -278,12 +306,14 @@ def _finished(item: dict[str, Any], status: str, final: dict[str, Any]) -> dict[
     if status == "completed" and final.get("status") in ("incomplete", "failed"):
         status = final["status"]
     if item["type"] in ZERO:
-        extra = {name: value for name, value in _present(final).items() if name not in _STREAMED}
+        # Of a hosted tool's call null fields are a part.
+        said = final if item["type"] == "mcp_call" else _present(final)
+        extra = {name: value for name, value in said.items() if name not in _STREAMED}
         return {**item, **extra, "status": status}
     kept = {name: item[name] for name in _IDENTITY if name in item}
     return {**item, **final, **kept, "status": status}
 
 
 def _present(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without nulls: strict clients take an optional field absent, not null (spec §9.1)."""
+    """Without nulls: strict clients take an optional field absent, not null."""
     return {name: value for name, value in fields.items() if value is not None}

@@ -7,7 +7,9 @@ import orjson
 from aiohttp import web
 
 from anos import __version__
-from anos.state import GATEWAY
+from anos.state import SERVING
+
+_FORWARDED = {"Forwarded", "X-Forwarded-For", "X-Real-IP"}
 
 
 async def alive(request: web.Request) -> web.Response:
@@ -17,7 +19,7 @@ async def alive(request: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     """GET /readyz: 200 while model calls can be taken, else 503 with the reason."""
-    gateway = request.app[GATEWAY]
+    gateway = request[SERVING]
     if gateway.is_draining:
         return _json({"status": "draining"}, 503)
     if not gateway.store.healthy:
@@ -32,16 +34,17 @@ async def liveliness(request: web.Request) -> web.Response:
 
 async def readiness(request: web.Request) -> web.Response:
     """GET /health/readiness, as LiteLLM answers it."""
-    gateway = request.app[GATEWAY]
+    gateway = request[SERVING]
     connected = gateway.store.healthy and not gateway.is_draining
     word = "connected" if connected else "disconnected"
     return _json({"status": word, "db": word, "cache": None}, 200 if connected else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """GET /metrics in Prometheus' text format; off loopback it needs a key (DESIGN §8b)."""
-    gateway = request.app[GATEWAY]
-    if not _is_local(request.remote):
+    """GET /metrics in Prometheus' text format; off this machine it needs a key."""
+    gateway = request[SERVING]
+    # Behind a proxy on this machine everybody seems to be on it.
+    if not _is_local(request.remote) or request.headers.keys() & _FORWARDED:
         gateway.live.keyring.authenticate(request.headers)
     body, content_type = gateway.metrics.render()
     return web.Response(body=body, headers={"Content-Type": content_type})

@@ -3,7 +3,7 @@
 https://platform.openai.com/docs/api-reference/responses/create#responses-create-input
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from anos.errors import InvalidRequest
@@ -20,8 +20,7 @@ _PREFIXES = {
     "reasoning": "rs",
     "compaction": "cmp",
 }
-_ROLES = frozenset({"user", "assistant", "system", "developer"})
-_PLAIN = frozenset({"role", "content"})
+ROLES = frozenset({"user", "assistant", "system", "developer"})
 _UNFINISHED = frozenset({"in_progress", "incomplete"})
 
 
@@ -59,10 +58,10 @@ def _text_part(role: str, text: str) -> Item:
 
 
 def _item(given: Any, index: int, now_ms: int) -> Item:
-    if type(given) is dict and given.keys() == _PLAIN:
+    if type(given) is dict and len(given) == 2:
         # Most items are {"role": …, "content": "…"}; the general way takes five times as long.
-        role, text = given["role"], given["content"]
-        if type(text) is str and type(role) is str and role in _ROLES:
+        role, text = given.get("role"), given.get("content")
+        if type(text) is str and type(role) is str and role in ROLES:
             return _plain_message(role, text, now_ms)
     at: Path = ("input", index)
     item = _without_nulls(given, at)
@@ -93,7 +92,7 @@ def _implied_type(item: Item, at: Path) -> str:
 
 def _message(item: Item, at: Path) -> Item:
     role = _string(item, "role", at)
-    if role not in _ROLES:
+    if role not in ROLES:
         param = path_of((*at, "role"))
         raise InvalidRequest(
             f"Invalid value for '{param}': expected 'user', 'assistant', 'system' or 'developer'.",
@@ -236,20 +235,52 @@ def replayable(
     lose their id, since OpenAI refuses such an id without its reasoning.
     """
     dropped = _unanswered(history, new_input)
-    has_follower = False
-    for index in reversed(range(len(history))):
-        item = history[index]
+    for index, item in enumerate(history):
         if item["type"] == "reasoning":
-            # OpenAI also refuses reasoning without the item it led to.
-            if not (keep_reasoning and has_follower and item.get("encrypted_content")):
+            is_useless = not (keep_reasoning and item.get("encrypted_content"))
+        else:
+            is_useless = item["type"] == "message" and not item["content"]
+        if is_useless:
+            dropped.add(index)
+    return _without(history, dropped)
+
+
+def readable(
+    items: Sequence[Item], recalled: Container[int], *, keep_reasoning: bool
+) -> list[Item]:
+    """A request's own items without reasoning that no upstream could read.
+
+    That is reasoning which is neither encrypted nor raw. Items at the positions `recalled` are not
+    the client's but the store's: their reasoning is treated as in `replayable`.
+    """
+    dropped = set()
+    for index, item in enumerate(items):
+        if item["type"] == "reasoning":
+            is_ours = index in recalled
+            says = item.get("encrypted_content") or (not is_ours and item.get("content"))
+            if not says or (is_ours and not keep_reasoning):
                 dropped.add(index)
-        elif item["type"] == "message" and not item["content"]:
+    return _without(items, dropped)
+
+
+def is_bare_reasoning(item: Item) -> bool:
+    """Whether a client replays reasoning as it was shown: a summary, which no upstream can read."""
+    return item["type"] == "reasoning" and not (
+        item.get("encrypted_content") or item.get("content")
+    )
+
+
+def _without(items: Sequence[Item], dropped: set[int]) -> list[Item]:
+    """The items but those, and but reasoning they followed: OpenAI refuses it without them."""
+    has_follower = False
+    for index in reversed(range(len(items))):
+        if items[index]["type"] == "reasoning" and not has_follower:
             dropped.add(index)
         if index not in dropped:
-            has_follower = _is_models(item)
+            has_follower = _is_models(items[index])
     kept: list[Item] = []
     is_orphan = False  # the reasoning that led to these items was left out
-    for index, item in enumerate(history):
+    for index, item in enumerate(items):
         if item["type"] == "reasoning":
             is_orphan = index in dropped
         elif not _is_models(item):

@@ -6,15 +6,15 @@ Items, Response objects and usage have the shapes of OpenAI's Responses API
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from msgspec import Struct, field
 
 Item = dict[str, Any]
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """One model call in canonical form, whatever dialect the client spoke."""
 
     model: str  # the public model name
@@ -24,8 +24,7 @@ class Turn:
     stream: bool
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(Struct):
     """What an upstream answered, in canonical form."""
 
     status: str  # completed | incomplete | failed | cancelled
@@ -242,34 +241,37 @@ _OPAQUE = frozenset({
     *("id", "type", "object", "call_id", "status", "role", "phase", "detail"),
     *("file_id", "file_data", "encrypted_content"),
 })  # fmt: skip
-_SOMETIMES_OPAQUE = frozenset({"image_url", "data", "result"})
+_SOMETIMES_OPAQUE = frozenset({"image_url", "data", "format", "result"})
 
 
-def texts(items: Iterable[Item]) -> Iterator[str]:
+def texts(items: Iterable[Any]) -> list[str]:
     """Every string of the items that a model will read, in order.
 
     Message text, refusals, tool names, arguments and outputs, file names, addresses, reasoning and
     every string of an item or part we do not know; no ids, no types, no base64 data.
     """
+    found: list[str] = []
     stack: list[Any] = list(items)[::-1]
     while stack:
         node = stack.pop()
         if type(node) is str:
-            yield node
+            found.append(node)
         elif type(node) is list:
-            stack.extend(reversed(node))
+            stack += node[::-1]
         elif type(node) is dict:
-            for key, value in reversed(node.items()):
-                if type(value) is str and (
-                    key in _OPAQUE or (key in _SOMETIMES_OPAQUE and _is_base64(node, key, value))
-                ):
+            for key in reversed(node):
+                if key in _OPAQUE and type(node[key]) is str:
+                    continue
+                value = node[key]
+                if key in _SOMETIMES_OPAQUE and type(value) is str and _is_data(node, key, value):
                     continue
                 stack.append(value)
+    return found
 
 
-def _is_base64(node: dict[str, Any], key: str, value: str) -> bool:
+def _is_data(node: dict[str, Any], key: str, value: str) -> bool:
     if key == "image_url":
         return value.startswith("data:")
-    if key == "data":
-        return "format" in node  # an input_audio part
+    if key == "data" or key == "format":
+        return "data" in node and "format" in node  # an input_audio part
     return node.get("type") == "image_generation_call"

@@ -1,9 +1,9 @@
 """Tells who is calling: the key of a request to its Caller, from memory, by SHA-256 digest."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import sha256
 
+from msgspec import Struct
 from multidict import MultiMapping, istr
 
 from anos.config import Config, Key, Limit
@@ -15,8 +15,7 @@ _AUTHORIZATION = istr("Authorization")
 _HEADERS = (_AUTHORIZATION, istr("x-api-key"), istr("api-key"), istr("x-litellm-api-key"))
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """Who calls, what owns its responses, and what it may use."""
 
     key: str  # name of the key; MASTER for the master key

@@ -6,8 +6,9 @@ Settling never awaits, so that it works in `finally` when the client is gone.
 import asyncio
 import os
 import time
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import field
 
 from anos.errors import GatewayError, Unavailable
 from anos.keys import Caller
@@ -28,28 +29,21 @@ from anos.store import (
 CLIENT_LEFT = 499
 
 
-@dataclass(slots=True)
-class Exchange:
-    """What is known of one client request while it runs; `_ns` are of the monotonic clock."""
+class Exchange(ExchangeRecord, kw_only=True, eq=False):
+    """A client request while it runs: its row, and what leads to it; `_ns` are monotonic."""
 
-    request_id: str
-    method: str
-    route: str  # the path template
-    started_ms: int
+    duration_us: int = 0
+    key: str = ""
+    project: str = ""
+    status: int = 0
     started_ns: int
     caller: Caller | None = None
-    model: str = ""
-    provider: str = ""
-    deployment: str = ""
-    response_id: str = ""
-    finish: str = ""
     usage: dict[str, Any] | None = None
-    usage_source: str = ""  # upstream | estimated
-    error_code: str = ""
     upstream_ns: int = 0  # spent waiting for the upstream
     headers: dict[str, str] = field(default_factory=dict)  # for the answer, whatever it becomes
     settled: bool = False
     deferred: bool = False  # a background run settles it, after the answer
+    body_bytes: int = 0  # held of the gateway's room for large bodies
 
     def elapsed_ns(self) -> int:
         """Nanoseconds since the request's head was read."""
@@ -59,6 +53,7 @@ class Exchange:
         """The headers every answer has: the request's id, and what it took so far."""
         elapsed_ns = self.elapsed_ns()
         return {
+            "Server": "anos-gateway",
             "x-request-id": self.request_id,
             "openai-processing-ms": str(elapsed_ns // 1_000_000),
             "anos-overhead-ms": f"{max(0, elapsed_ns - self.upstream_ns) / 1e6:.3f}",
@@ -69,11 +64,11 @@ class Exchange:
 def begin(method: str, route: str, request_id: str = "") -> Exchange:
     """A new exchange; `request_id` is the client's own, if it sent a usable one."""
     return Exchange(
-        request_id or f"req_{os.urandom(12).hex()}",
-        method,
-        route,
-        time.time_ns() // 1_000_000,
-        time.monotonic_ns(),
+        request_id=request_id or f"req_{os.urandom(12).hex()}",
+        method=method,
+        route=route,
+        started_ms=time.time_ns() // 1_000_000,
+        started_ns=time.monotonic_ns(),
     )
 
 
@@ -86,7 +81,7 @@ class Ledger:
 
     def check(self) -> None:
         """Raises Unavailable while nothing can be written: no model call may begin then."""
-        if not self._store.healthy:
+        if not self._store.accepting:
             raise Unavailable(
                 "The gateway cannot write its database; nothing was sent to the model."
             )
@@ -98,19 +93,22 @@ class Ledger:
 
         Returns the future of the commit; None for an unknown caller or if the store takes nothing.
         """
-        if not self._count(exchange, status) or exchange.caller is None:
+        if not self._close(exchange, status) or exchange.caller is None:
             return None
-        return self._submit(Save(self._record(exchange, status), response))
+        return self._submit(Save(exchange, response))
 
-    async def begin_background(self, response: ResponseRecord) -> None:
-        """Write a background response before it runs; raises Unavailable."""
+    def begin_background(self, response: ResponseRecord) -> asyncio.Future[None]:
+        """Write a background response; raises Unavailable, and its future StoreFailed."""
         try:
-            await self._store.submit(Begin(response))
-        except (StoreUnavailable, StoreFailed) as exc:
+            return self._store.submit(Begin(response))
+        except StoreUnavailable as exc:
             raise Unavailable from exc
 
     async def delete(self, project: str, response_id: str) -> bool:
-        """Delete a response for good; False if there is none. Raises Unavailable."""
+        """Delete a response for good; False if there is none.
+
+        Raises Unavailable, and InFlight for a background response that has not ended.
+        """
         try:
             await self._store.submit(Delete(project, response_id))
             return True
@@ -123,11 +121,11 @@ class Ledger:
         self, exchange: Exchange, status: int, response: ResponseRecord
     ) -> asyncio.Future[None] | None:
         """Write the end of a background response and its exchange."""
-        if not self._count(exchange, status):
+        if not self._close(exchange, status):
             return None
         return self._submit(
             Finish(
-                self._record(exchange, status),
+                exchange,
                 response.id,
                 response.project,
                 response.status,
@@ -143,43 +141,24 @@ class Ledger:
         except StoreUnavailable:
             return None
 
-    def _count(self, exchange: Exchange, status: int) -> bool:
+    def _close(self, exchange: Exchange, status: int) -> bool:
+        """Complete the row and count it; False if that was done before."""
         if exchange.settled:
             return False
         exchange.settled = True
-        metrics = self._metrics
-        metrics.request(
-            exchange.route, status, exchange.elapsed_ns() / 1e9, code=exchange.error_code
-        )
-        usage = exchange.usage
-        if usage is not None:
-            metrics.tokens(exchange.model, usage["input_tokens"], usage["output_tokens"])
-        return True
-
-    def _record(self, exchange: Exchange, status: int) -> ExchangeRecord:
-        caller = exchange.caller
-        usage = exchange.usage or {}
         elapsed_ns = exchange.elapsed_ns()
-        return ExchangeRecord(
-            request_id=exchange.request_id,
-            response_id=exchange.response_id or None,
-            started_ms=exchange.started_ms,
-            duration_us=elapsed_ns // 1000,
-            overhead_us=max(0, elapsed_ns - exchange.upstream_ns) // 1000,
-            key=caller.key if caller else "",
-            project=caller.project if caller else "",
-            method=exchange.method,
-            route=exchange.route,
-            model=exchange.model or None,
-            provider=exchange.provider or None,
-            deployment=exchange.deployment or None,
-            status=status,
-            finish=exchange.finish or None,
-            error_code=exchange.error_code or None,
-            input_tokens=usage.get("input_tokens"),
-            output_tokens=usage.get("output_tokens"),
-            usage_source=exchange.usage_source or None,
-        )
+        exchange.status = status
+        exchange.duration_us = elapsed_ns // 1000
+        exchange.overhead_us = max(0, elapsed_ns - exchange.upstream_ns) // 1000
+        if exchange.caller is not None:
+            exchange.key, exchange.project = exchange.caller.key, exchange.caller.project
+        metrics = self._metrics
+        metrics.request(exchange.route, status, elapsed_ns / 1e9, code=exchange.error_code or "")
+        if exchange.usage is not None:
+            exchange.input_tokens = exchange.usage["input_tokens"]
+            exchange.output_tokens = exchange.usage["output_tokens"]
+            metrics.tokens(exchange.model or "", exchange.input_tokens, exchange.output_tokens)
+        return True
 
 
 def note_failure(exchange: Exchange, exc: BaseException) -> int:
@@ -187,7 +166,7 @@ def note_failure(exchange: Exchange, exc: BaseException) -> int:
     if isinstance(exc, GatewayError):
         exchange.error_code = str(exc.code)
         return exc.status
-    if isinstance(exc, asyncio.CancelledError):
+    if isinstance(exc, asyncio.CancelledError | ConnectionError):
         exchange.error_code = "client_left"
         return CLIENT_LEFT
     exchange.error_code = "server_error"

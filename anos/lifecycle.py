@@ -17,7 +17,7 @@ from anos.limits import Limits
 from anos.metrics import Metrics
 from anos.routing import Router
 from anos.runs import Runs
-from anos.state import GATEWAY, Gateway, Live
+from anos.state import BOUNDS, GATEWAY, Gateway, Live
 from anos.store import Store
 from anos.upstream import Upstream
 from guards.keywords import Keywords
@@ -28,8 +28,11 @@ STUB = "stub:"
 _DAY_MS = 86_400_000
 # Expired responses go in small batches all day long rather than in one long one at night.
 _RETENTION_EVERY_S = 60.0
+# A request that was let in just before a reload begins to be a run within this time.
+_HANDOVER_S = 10.0
 # What is left after the drain gets this long to write its end.
 _CLOSING_S = 5.0
+_SHUTTING_DOWN = "The gateway is shutting down."
 _RESTARTED = {"code": "server_error", "message": "gateway restarted"}
 
 
@@ -52,15 +55,20 @@ def contexts(
             metrics=metrics,
             runs=Runs(),
             stub_url=stub_url,
+            bounds=app[BOUNDS],
             load=load,
         )
         metrics.models = frozenset(gateway.live.router.names)
         retention = asyncio.create_task(_retire(gateway))
         yield
-        retention.cancel()
+        # What was let in just before the drain and got past it; its upstream closes below.
+        gateway.runs.cancel_all(_SHUTTING_DOWN)
+        await gateway.runs.wait(_CLOSING_S)
+        for task in (retention, *gateway.closing):
+            task.cancel()
+        await asyncio.gather(retention, *gateway.closing, return_exceptions=True)
         for upstream in gateway.live.upstreams.values():
             await upstream.close()
-        await asyncio.gather(retention, *gateway.closing, return_exceptions=True)
         if stub is not None:
             await stub.cleanup()
         await store.close()
@@ -73,7 +81,7 @@ async def drain(app: web.Application) -> None:
     gateway = app[GATEWAY]
     gateway.is_draining = True
     await gateway.runs.wait(gateway.live.config.server.drain_s)
-    gateway.runs.cancel_all("The gateway is shutting down.")
+    gateway.runs.cancel_all(_SHUTTING_DOWN)
     await gateway.runs.wait(_CLOSING_S)
 
 
@@ -96,7 +104,9 @@ def reload(gateway: Gateway) -> list[str]:
     kept = set(map(id, gateway.live.upstreams.values()))
     for upstream in previous.values():
         if id(upstream) not in kept:
-            gateway.closing.add(asyncio.create_task(_close_when_idle(gateway, upstream)))
+            closing = asyncio.create_task(_close_when_idle(gateway, upstream))
+            gateway.closing.add(closing)
+            closing.add_done_callback(gateway.closing.discard)
     return configuration.diff(old, new)
 
 
@@ -153,5 +163,8 @@ async def _retire(gateway: Gateway) -> None:
 
 
 async def _close_when_idle(gateway: Gateway, upstream: Upstream) -> None:
-    await gateway.runs.wait(gateway.live.config.server.drain_s)
-    await upstream.close()
+    try:
+        await asyncio.sleep(_HANDOVER_S)
+        await gateway.runs.wait(None)
+    finally:
+        await upstream.close()

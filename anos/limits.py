@@ -15,7 +15,7 @@ class Limits:
     """A window for each key that has a limit, and one for all callers; they survive a reload."""
 
     def __init__(self, limits: dict[str, Limit]) -> None:
-        self._windows: dict[str, Window] = {}
+        self._windows: dict[str, Window] = {}  # by key name; "" for all callers
         self.configure(limits)
 
     def configure(self, limits: dict[str, Limit]) -> None:
@@ -28,20 +28,19 @@ class Limits:
         Raises RateLimited, counting nothing, when the key's or everybody's window is full.
         """
         now = time.monotonic()
-        own = self._window(f"key:{caller.key}", caller.limit)
-        shared = self._window(GLOBAL, self._global)
-        for window in (shared, own):
-            if window is not None and (wait_s := window.wait_s(now)) > 0:
+        windows = []
+        if caller.limit is not None:
+            windows.append(self._window(caller.key, caller.limit))
+        if self._global is not None:
+            windows.append(self._window("", self._global))
+        for window in windows:
+            if (wait_s := window.wait_s(now)) > 0:
                 raise RateLimited(headers=_headers(window, now) | _retry(wait_s))
-        for window in (shared, own):
-            if window is not None:
-                window.take(now)
-        tightest = own or shared
-        return _headers(tightest, now) if tightest is not None else {}
+        for window in windows:
+            window.take(now)
+        return _headers(windows[0], now) if windows else {}
 
-    def _window(self, name: str, limit: Limit | None) -> Window | None:
-        if limit is None:
-            return None
+    def _window(self, name: str, limit: Limit) -> Window:
         window = self._windows.get(name)
         if window is None:
             window = self._windows[name] = Window(limit.requests_per_minute, _WINDOW_S)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
@@ -15,11 +16,14 @@ from anos.errors import (
     MethodNotAllowed,
     Misdirected,
     NotFound,
+    Unavailable,
     UnsupportedMedia,
     envelope,
 )
 from anos.ledger import begin, note_failure
-from anos.state import EXCHANGE, GATEWAY
+from anos.relay import Whole
+from anos.state import EXCHANGE, GATEWAY, SERVING
+from anos.store import StoreFailed
 
 logger = logging.getLogger("anos")
 
@@ -27,18 +31,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # With the published key, a page in a browser must not get in by a name that leads to this machine.
-_LOCAL_HOSTS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?")
-_CORS_METHODS = "GET, POST, DELETE, OPTIONS"
+_LOCAL_HOSTS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    # The wildcard alone would leave Authorization out.
+    "Access-Control-Allow-Headers": "Authorization, *",
+    "Access-Control-Max-Age": "600",
+}
 
 
 def gate(
-    templates: Mapping[Handler, str], public: frozenset[Handler]
+    app: web.Application, templates: Mapping[Handler, str], public: frozenset[Handler]
 ) -> Middleware:
     """The one middleware: `templates` names each handler's route; all but `public` need a key."""
 
     @web.middleware
     async def entry(request: web.Request, handler: Handler) -> web.StreamResponse:
-        gateway = request.app[GATEWAY]
+        gateway = request[SERVING] = app[GATEWAY]
         live = gateway.live
         sent_id = request.headers.get("x-request-id", "")
         exchange = begin(
@@ -47,30 +56,34 @@ def gate(
             sent_id if sent_id and _REQUEST_ID.fullmatch(sent_id) else "",
         )
         request[EXCHANGE] = exchange
+        if live.config.server.cors_origins:
+            exchange.headers |= _cors(request, live.config.server.cors_origins)
+            if request.method == "OPTIONS" and "Access-Control-Allow-Origin" in exchange.headers:
+                handler = _preflight
         response: web.StreamResponse
         try:
-            if live.config.default_key and not _LOCAL_HOSTS.fullmatch(
-                request.headers.get("Host", "")
-            ):
+            if live.config.default_key and not _names_this_machine(request):
                 raise Misdirected
             if handler in templates and handler not in public:
                 exchange.caller = live.keyring.authenticate(request.headers)
             response = await handler(request)
         except Exception as exc:
-            if _has_begun(request):
+            if _has_begun(request) or isinstance(exc, ConnectionError):
+                report(exc)
                 gateway.ledger.settle(exchange, note_failure(exchange, exc))
                 raise
             response = answer(exc)
             note_failure(exchange, _known(exc))
         except BaseException as exc:
-            gateway.ledger.settle(exchange, note_failure(exchange, exc))
+            if not exchange.deferred:
+                gateway.ledger.settle(exchange, note_failure(exchange, exc))
             raise
-        if not exchange.deferred:
+        finally:
+            gateway.body_bytes -= exchange.body_bytes
+        if not (exchange.settled or exchange.deferred):
             gateway.ledger.settle(exchange, response.status)
-        if not response.prepared:
+        if not response.prepared and type(response) is not Whole:
             response.headers.update(exchange.answer_headers())
-            if live.config.server.cors_origins:
-                response.headers.update(_cors(request, live.config.server.cors_origins))
         return response
 
     return entry
@@ -79,14 +92,20 @@ def gate(
 def answer(exc: BaseException) -> web.Response:
     """The envelope for any exception, aiohttp's own included; an unknown one is also logged."""
     known = _known(exc)
-    if known.status == 500:
-        logger.error("internal error", exc_info=exc)
+    report(exc)
     return web.Response(
         status=known.status,
         body=orjson.dumps(envelope(known)),
         content_type="application/json",
         headers=known.headers,
     )
+
+
+def report(exc: BaseException) -> None:
+    """Log what nobody expected: where it happened, but not its message, which may quote a user."""
+    if type(_known(exc)) is GatewayError and not isinstance(exc, ConnectionError):
+        where = "".join(traceback.format_tb(exc.__traceback__))
+        logger.error("internal error: %s\n%s", type(exc).__name__, where)
 
 
 def _known(exc: BaseException) -> GatewayError:
@@ -104,6 +123,8 @@ def _known(exc: BaseException) -> GatewayError:
         return InvalidRequest("The request is not valid HTTP.")
     if isinstance(exc, web.RequestPayloadError):
         return InvalidRequest("The request body could not be read.")
+    if isinstance(exc, StoreFailed):
+        return Unavailable("The gateway cannot read its database.")
     return GatewayError()
 
 
@@ -111,12 +132,23 @@ def _has_begun(request: web.Request) -> bool:
     return request.writer.output_size > 0
 
 
+def _names_this_machine(request: web.Request) -> bool:
+    # A target in absolute form would overrule the header.
+    host = request.headers.get("Host", "")
+    return request.raw_path.startswith("/") and _LOCAL_HOSTS.fullmatch(host) is not None
+
+
 def _cors(request: web.Request, origins: tuple[str, ...]) -> dict[str, str]:
-    origin = request.headers.get("Origin", "")
-    if not origin or (origin not in origins and "*" not in origins):
-        return {}
+    """What lets a browser show the answer to a page of these origins; never with credentials."""
+    origin = "*" if "*" in origins else request.headers.get("Origin", "")
+    if origin not in origins:
+        return {"Vary": "Origin"}
     return {
         "Access-Control-Allow-Origin": origin,
-        "Access-Control-Expose-Headers": "x-request-id",
+        "Access-Control-Expose-Headers": "*",
         "Vary": "Origin",
     }
+
+
+async def _preflight(request: web.Request) -> web.Response:
+    return web.Response(status=204, headers=_PREFLIGHT)

@@ -9,12 +9,12 @@ import orjson
 from aiohttp import web
 
 from anos.errors import InvalidModel, NotFound
-from anos.state import EXCHANGE, GATEWAY
+from anos.state import EXCHANGE, SERVING
 
 
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models."""
-    live, caller = request.app[GATEWAY].live, request[EXCHANGE].caller
+    live, caller = request[SERVING].live, request[EXCHANGE].caller
     assert caller is not None  # the route is not public
     data = [_model(name) for name in live.router.names if caller.may_use(name)]
     return _json({"object": "list", "data": data})
@@ -22,7 +22,7 @@ async def list_models(request: web.Request) -> web.Response:
 
 async def retrieve_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}: also a name that only a wildcard serves."""
-    live, caller = request.app[GATEWAY].live, request[EXCHANGE].caller
+    live, caller = request[SERVING].live, request[EXCHANGE].caller
     assert caller is not None  # the route is not public
     name = request.match_info["id"]
     try:

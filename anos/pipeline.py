@@ -3,20 +3,22 @@
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
-import orjson
+import msgspec
 from aiohttp import web
+from msgspec import Struct
 
-from anos import items, sse
-from anos.calls import PATHS, Call, Stream
+from anos import items
+from anos.calls import Call, Stream, as_stream
 from anos.errors import Forbidden, GatewayError, GuardBlocked, Unavailable, UpstreamError
-from anos.items import Answer
+from anos.items import Answer, Item
 from anos.keys import Caller
 from anos.ledger import CLIENT_LEFT, Exchange, note_failure
+from anos.middleware import report
 from anos.pricing import estimate
-from anos.relay import ClientStream
+from anos.relay import ClientStream, Whole
 from anos.routing import Route
 from anos.runs import Run
 from anos.state import Gateway, Live
@@ -54,15 +56,20 @@ def admit(
     return routes
 
 
-def guard(live: Live, call: Call) -> None:
-    """Raises GuardBlocked if a banned phrase is in anything the model would see."""
-    keywords = live.keywords
-    if keywords is not None and any(keywords.find(text) is not None for text in call.texts()):
-        raise GuardBlocked
+def guard(live: Live, call: Call, unsent: Iterable[Item] = ()) -> None:
+    """Raises GuardBlocked if a banned phrase is in anything the model would see.
+
+    `unsent` are items of the request that no model will see; they are refused all the same.
+    """
+    if live.keywords is None:
+        return
+    find = live.keywords.find
+    for text in (*call.texts(), *items.texts(unsent)):
+        if find(text) is not None:
+            raise GuardBlocked
 
 
-@dataclass(slots=True)
-class Work:
+class Work(Struct, eq=False):
     """One admitted call on its way; `run` carries it through cancel and shutdown."""
 
     gateway: Gateway
@@ -75,19 +82,24 @@ class Work:
     route: Route | None = None  # the one that is tried, or answered
     answering: Answering | None = None
     stream: Stream | None = None
-    response: dict[str, Any] | None = None  # the outcome, once it is committed
 
     async def foreground(self, request: web.Request) -> web.StreamResponse:
         """Answer the client; raises GatewayError while nothing was written to it."""
         self.gateway.runs.add(self.run)
-        client = ClientStream(request, self._stream_headers) if self.call.stream else None
+        client = None
+        if self.call.stream:
+            silence_s = self.gateway.bounds.silence_s
+            client = ClientStream(request, self._stream_headers, silence_s)
         try:
             if client is None:
                 return await self._plain()
             await self._streamed(client)
             assert client.response is not None
             return client.response
-        except asyncio.CancelledError as exc:
+        except UpstreamError as exc:
+            exc.message = self._without_key(exc.message)
+            raise
+        except (asyncio.CancelledError, ConnectionError) as exc:
             self._client_left(exc)
             raise
         finally:
@@ -95,17 +107,21 @@ class Work:
                 client.close()
             self._close()
 
-    async def background(self) -> None:
-        """Carry the call without a client; its outcome is stored whatever it is."""
-        self.run.response = {**self.run.response, "status": "in_progress"}
+    async def background(self, begun: asyncio.Future[None]) -> None:
+        """Carry the call without a client; its outcome is stored whatever it is.
+
+        `begun` is the commit of its row; if that fails, the call is not made.
+        """
         try:
-            await self._commit(await self._unattended())
+            await self._commit(await self._unattended(begun))
+        except StoreFailed:
+            return  # `begun`: whoever asked for the call is told
         except GatewayError:
             logger.exception("background response %s could not be stored", self.call.response_id)
         finally:
             self._close()
 
-    async def _plain(self) -> web.Response:
+    async def _plain(self) -> web.StreamResponse:
         try:
             answering = await self._send()
             started_ns = time.monotonic_ns()
@@ -118,12 +134,14 @@ class Work:
             if answer.error is not None:
                 raise Unavailable(answer.error["message"]) from None
         response = await self._commit(answer)
-        return web.Response(body=self.call.reply(answer, response), content_type="application/json")
+        return Whole(self.call.reply(answer, response), self.exchange.answer_headers())
 
     async def _streamed(self, client: ClientStream) -> None:
         try:
             await self._pump(client)
             closing, answer = self._stream().finish()
+            if answer.error is not None and client.response is None:
+                raise UpstreamError(answer.error["message"])
         except asyncio.CancelledError:
             answer = self._cancelled()
             closing, answer = self._stream().abort(answer.status, answer.error)
@@ -138,36 +156,49 @@ class Work:
             if client.response is None:
                 raise
             answer.status, answer.error = "failed", _error_of(exc)
-            response = self._final(answer)
+            response = self.call.shown(self._final(answer))
         await client.write(closing + self._stream().terminal(answer, response))
         await client.end()
         if self.answering is not None:
             await self.answering.linger()
 
-    async def _unattended(self) -> Answer:
+    async def _unattended(self, begun: asyncio.Future[None]) -> Answer:
         try:
+            await begun
+            self.run.response = {**self.run.response, "status": "in_progress"}
             await self._pump(None)
             return self._stream().finish()[1]
         except asyncio.CancelledError:
             answer = self._cancelled()
             return self._stream().abort(answer.status, answer.error)[1]
-        except GatewayError as exc:
+        except Exception as exc:
+            # Nobody else would tell the client that polls.
             note_failure(self.exchange, exc)
-            return self._stream().abort("failed", _error_of(exc))[1]
+            known = exc if isinstance(exc, GatewayError) else GatewayError()
+            report(exc)
+            return self._stream().abort("failed", _error_of(known))[1]
 
     async def _pump(self, client: ClientStream | None) -> None:
         """Relay the upstream's events until it ends."""
         answering = await self._send()
         started_ns = time.monotonic_ns()
         stream = self._stream()
-        splitter = sse.Splitter()
         try:
-            while not stream.ended and (data := await answering.chunk()):
-                shown = stream.feed(splitter.feed(data))
+            data = await self._first(answering)
+            while data:
+                shown = stream.feed(data)
                 if client is not None and shown:
                     await client.write(shown)
+                data = b"" if stream.ended else await answering.chunk()
         finally:
             self.exchange.upstream_ns += time.monotonic_ns() - started_ns
+
+    async def _first(self, answering: Answering) -> bytes:
+        """The first bytes of a stream; some upstreams answer in one piece all the same."""
+        if not answering.is_json:
+            return await answering.chunk()
+        assert self.route is not None
+        return as_stream(self.route, await answering.read())
 
     async def _send(self) -> Answering:
         """The first answer a route gives; another is tried while it is the route that fails."""
@@ -192,10 +223,10 @@ class Work:
         started_ns = time.monotonic_ns()
         try:
             try:
-                return await upstream.post(PATHS[route.dialect], body, stream=self.call.stream)
+                return await upstream.post(body, stream=self.call.stream)
             except Unreachable:
                 # Mostly a pooled connection the upstream has closed meanwhile: once more.
-                return await upstream.post(PATHS[route.dialect], body, stream=self.call.stream)
+                return await upstream.post(body, stream=self.call.stream)
         finally:
             exchange.upstream_ns += time.monotonic_ns() - started_ns
 
@@ -214,38 +245,48 @@ class Work:
         return Answer(status="cancelled", output=[], usage=None)
 
     async def _commit(self, answer: Answer) -> dict[str, Any]:
-        """Settle the call; a stored response is returned only when it is durable (invariant 1)."""
-        self.run.is_ending = True
+        """Settle the call; a stored response is returned only when it is durable."""
+        self._count(answer)
+        if answer.status in ("completed", "incomplete"):
+            answer.usage = self.exchange.usage
         response = self._final(answer)
-        commit = self._settle(answer, response, 200)
-        if self.call.store:
-            if commit is None:
-                raise _lost()
-            try:
+        self.run.is_ending = True
+        try:
+            commit = self._settle(answer, response, 200)
+            if self.call.store:
+                if commit is None:
+                    raise _lost()
                 await commit
-            except StoreFailed as exc:
-                raise _lost() from exc
-        self.response = response
+        except StoreFailed as exc:
+            raise _lost() from exc
+        finally:
+            # Before the client is told: what it asks next must find the response, not the run.
+            self.gateway.runs.remove(self.run, response)
         return self.call.shown(response)
 
     def _final(self, answer: Answer) -> dict[str, Any]:
+        if answer.error is not None:
+            message = self._without_key(answer.error["message"])
+            answer.error = {**answer.error, "message": message}
         return items.final_response(self.call.base, answer, int(time.time()))
 
     def _settle(
         self, answer: Answer, response: dict[str, Any], status: int
     ) -> asyncio.Future[None] | None:
-        exchange = self.exchange
+        exchange, ledger = self.exchange, self.gateway.ledger
         exchange.finish = answer.incomplete_reason or answer.status
-        exchange.usage, exchange.usage_source = answer.usage, "upstream"
-        if answer.usage is None:
-            exchange.usage, exchange.usage_source = self._estimated(answer), "estimated"
-        ledger = self.gateway.ledger
         if not self.call.store:
             return ledger.settle(exchange, status)
         record = record_of(self.run, response, self.parent_id)
         if self.call.background:
             return ledger.finish_background(exchange, status, record)
         return ledger.settle(exchange, status, record)
+
+    def _count(self, answer: Answer) -> None:
+        exchange = self.exchange
+        exchange.usage, exchange.usage_source = answer.usage, "upstream"
+        if answer.usage is None:
+            exchange.usage, exchange.usage_source = self._estimated(answer), "estimated"
 
     def _estimated(self, answer: Answer) -> dict[str, Any]:
         text_bytes = answer.text_bytes
@@ -254,7 +295,7 @@ class Work:
         input_bytes = sum(len(text.encode()) for text in self.call.texts())
         return items.usage(estimate(input_bytes), estimate(text_bytes))
 
-    def _client_left(self, exc: asyncio.CancelledError) -> None:
+    def _client_left(self, exc: BaseException) -> None:
         """Settle what was produced; nothing here awaits, the client's task is being cancelled."""
         if self.exchange.settled:
             return
@@ -262,22 +303,34 @@ class Work:
         answer = Answer(status="cancelled", output=[], usage=None)
         if self.stream is not None:
             answer = self.stream.abort("cancelled", None)[1]
-        self.response = self._final(answer)
-        self._settle(answer, self.response, CLIENT_LEFT)
+        self._count(answer)
+        response = self._final(answer)
+        self.run.is_ending = True
+        commit = self._settle(answer, response, CLIENT_LEFT)
+        if commit is None:
+            self.gateway.runs.remove(self.run, response)
+        else:
+            commit.add_done_callback(lambda _: self.gateway.runs.remove(self.run, response))
 
     def _close(self) -> None:
         if self.answering is not None:
             self.answering.close()
-        response = self.response
-        self.gateway.runs.remove(self.run, response and self.call.shown(response))
+        if not self.run.is_ending:
+            self.gateway.runs.remove(self.run, None)
+
+    def _without_key(self, text: str) -> str:
+        # Some upstreams repeat the key they refuse, and not all say so with a status.
+        key = self.live.upstreams[self.route.provider].provider.api_key if self.route else None
+        return text.replace(key, "***") if key else text
 
     def _stream_headers(self) -> dict[str, str]:
         return _STREAM_HEADERS | self.exchange.answer_headers()
 
 
 def record_of(run: Run, response: dict[str, Any], parent_id: str | None) -> ResponseRecord:
-    """The stored form of a response: its body without output, and its items apart."""
-    envelope = {name: value for name, value in response.items() if name != "output"}
+    """The stored form of a response: its items stand apart, and not in its body."""
+    # They wait in the queue of the store, and what orjson makes holds 4 to 16 times its length.
+    encode = msgspec.json.encode
     return ResponseRecord(
         id=run.response_id,
         project=run.project,
@@ -287,22 +340,22 @@ def record_of(run: Run, response: dict[str, Any], parent_id: str | None) -> Resp
         background=run.background,
         created_ms=run.created_ms,
         completed_ms=_now_ms(),
-        body=orjson.dumps(envelope),
-        input=[(item["id"], orjson.dumps(item)) for item in run.own_input],
-        output=[(item["id"], orjson.dumps(item)) for item in response["output"]],
+        body=encode({**response, "output": []}),
+        input=[(item["id"], encode(item)) for item in run.own_input],
+        output=[(item["id"], encode(item)) for item in response["output"]],
     )
 
 
 def _lost() -> Unavailable:
     return Unavailable(
         "The model answered, but the answer could not be stored.",
+        code="server_error",
         headers={"x-should-retry": "false"},
     )
 
 
 def _error_of(exc: GatewayError) -> dict[str, Any]:
-    code = exc.code if isinstance(exc.code, str) else "server_error"
-    return {"code": code, "message": exc.message}
+    return {"code": str(exc.code), "message": exc.message}
 
 
 def _now_ms() -> int:

@@ -1,7 +1,7 @@
 """What text costs: the estimate of tokens used where an upstream reports none."""
 
-# English prose is about four bytes a token in every common tokenizer; other scripts take fewer bytes a
-# token, so an estimate on UTF-8 bytes errs towards too many rather than too few.
+# English prose is about four bytes a token in every common tokenizer. Other scripts take more
+# bytes a character but no fewer tokens, so bytes are the steadier measure.
 _BYTES_PER_TOKEN = 4
 
 

@@ -10,46 +10,62 @@ import orjson
 from aiohttp import web
 
 from anos import items, pipeline
-from anos.calls import ResponsesCall, shown
+from anos.calls import ResponsesCall, bare, shown
 from anos.decoding import decode_body
-from anos.errors import InvalidRequest, NotFound
-from anos.inputs import check_tool_pairs, normalise_input, replayable
+from anos.errors import InvalidRequest, NotFound, Unavailable
+from anos.inputs import (
+    check_tool_pairs,
+    is_bare_reasoning,
+    normalise_input,
+    readable,
+    replayable,
+)
 from anos.intake import read_body
 from anos.items import Turn
 from anos.keys import Caller
 from anos.ledger import Exchange
 from anos.runs import Run
-from anos.state import EXCHANGE, GATEWAY, Gateway
-from anos.store import NotFoundInStore, ParentBroken, Stored, UnknownItem
+from anos.schema import IN_FLIGHT
+from anos.state import EXCHANGE, SERVING, Gateway
+from anos.store import (
+    InFlight,
+    NotFoundInStore,
+    ParentBroken,
+    Stored,
+    StoreFailed,
+    UnknownItem,
+)
 from anos.validation import read_include, read_page, validate_create
 
 _ENCRYPTED = "reasoning.encrypted_content"
+_LOST = {"code": "server_error", "message": "The outcome could not be stored."}
 
 
 async def create(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: a Response, its stream, or with `background` a queued Response."""
     gateway, exchange, caller = _context(request)
-    live = gateway.live
     tree = decode_body(await read_body(request))
     validate_create(tree)
-    routes = pipeline.admit(gateway, live, exchange, caller, tree["model"])
     now_ms = time.time_ns() // 1_000_000
     given = tree.pop("input", None)
     own_input = normalise_input(given, now_ms)
+    live = gateway.live
+    routes = pipeline.admit(gateway, live, exchange, caller, tree["model"])
     parent_id = tree.get("previous_response_id")
-    history = await _history(gateway, caller, parent_id) if parent_id else []
-    resolved = await _resolved(gateway, caller, own_input)
-    if resolved is not own_input:
+    inherited = await _history(gateway, caller, parent_id) if parent_id else []
+    keeps = any(route.reasoning for route in routes)
+    resolved = sent = own_input
+    if any(map(_is_known_here, own_input)):
+        resolved, recalled = await _resolved(gateway, caller, own_input)
+        sent = readable(resolved, recalled, keep_reasoning=keeps)
+    history = replayable(inherited, resolved, keep_reasoning=keeps) if inherited else []
+    if inherited or sent is not own_input:
         given = None
-    if history:
-        keeps = any(route.reasoning for route in routes)
-        history = replayable(history, resolved, keep_reasoning=keeps)
-        given = None
-    check_tool_pairs(history + resolved)
-    turn = Turn(tree["model"], tree, resolved, history, tree.get("stream") is True)
+    check_tool_pairs(history + sent)
+    is_background = tree.get("background") is True
+    streams = is_background or tree.get("stream") is True
+    turn = Turn(tree["model"], tree, sent, history, streams)
     response_id = exchange.response_id = items.new_id("resp", now_ms)
-    if tree.get("background") is True:
-        turn.stream = True
     call = ResponsesCall(
         turn,
         response_id=response_id,
@@ -57,10 +73,10 @@ async def create(request: web.Request) -> web.StreamResponse:
         chat_fields=live.config.server.chat_fields,
         input=given,
     )
-    pipeline.guard(live, call)
-    run = Run(response_id, caller.project, call.base, now_ms, history, own_input, call.background)
+    pipeline.guard(live, call, () if sent is own_input else resolved)
+    run = Run(response_id, caller.project, call.base, now_ms, inherited, resolved, is_background)
     work = pipeline.Work(gateway, live, exchange, call, routes, run, parent_id)
-    if call.background:
+    if is_background:
         return await _queued(work)
     return await work.foreground(request)
 
@@ -93,7 +109,14 @@ async def delete(request: web.Request) -> web.Response:
         raise InvalidRequest(
             "Cannot delete an in-flight response; cancel it first.", param="response_id"
         )
-    if not await gateway.ledger.delete(caller.project, response_id):
+    try:
+        is_gone = await gateway.ledger.delete(caller.project, response_id)
+    except InFlight:
+        raise InvalidRequest(
+            "Cannot delete a response whose outcome could not be stored before the next start.",
+            param="response_id",
+        ) from None
+    if not is_gone:
         raise _unknown(response_id)
     return _plain({"id": response_id, "object": "response", "deleted": True})
 
@@ -102,7 +125,7 @@ async def input_items(request: web.Request) -> web.Response:
     """GET /v1/responses/{id}/input_items: what the model was given, inherited context included."""
     gateway, exchange, caller = _context(request)
     page = read_page(request.query)
-    read_include(request.query)
+    include = read_include(request.query)
     response_id = exchange.response_id = request.match_info["id"]
     run = gateway.runs.get(caller.project, response_id)
     try:
@@ -126,7 +149,7 @@ async def input_items(request: web.Request) -> web.Response:
     return _plain(
         {
             "object": "list",
-            "data": data,
+            "data": data if _ENCRYPTED in include else bare(data),
             "first_id": data[0]["id"] if data else None,
             "last_id": data[-1]["id"] if data else None,
             "has_more": has_more,
@@ -157,18 +180,26 @@ def response_of(stored: Stored) -> dict[str, Any]:
     """The Response object of a stored row, as it was when it ended."""
     response: dict[str, Any] = orjson.loads(stored.body)
     response["output"] = [orjson.loads(body) for body in stored.output]
+    if stored.status in IN_FLIGHT:
+        # It does not run, so its end could not be written; the next start will.
+        response |= {"status": "failed", "error": _LOST}
     return response
 
 
 async def _queued(work: pipeline.Work) -> web.Response:
     """Commit the row, start the run, answer `queued`."""
-    gateway, run = work.gateway, work.run
-    run.response = {**run.response, "status": "queued"}
-    await gateway.ledger.begin_background(pipeline.record_of(run, run.response, work.parent_id))
-    work.exchange.deferred = True
-    queued = run.response
+    gateway, run, exchange = work.gateway, work.run, work.exchange
+    queued = run.response = {**run.response, "status": "queued"}
+    begun = gateway.ledger.begin_background(pipeline.record_of(run, queued, work.parent_id))
     gateway.runs.add(run)
-    gateway.runs.spawn(run, work.background())
+    gateway.runs.spawn(run, work.background(begun))
+    # A client that leaves now stops nothing: the run has a task of its own.
+    exchange.deferred = True
+    try:
+        await begun
+    except StoreFailed as exc:
+        exchange.deferred = False
+        raise Unavailable from exc
     return _json(gateway, queued, frozenset())
 
 
@@ -187,23 +218,30 @@ async def _history(gateway: Gateway, caller: Caller, parent_id: str) -> list[dic
     return [orjson.loads(body) for body in history.items]
 
 
+def _is_known_here(item: dict[str, Any]) -> bool:
+    return item["type"] == "item_reference" or is_bare_reasoning(item)
+
+
 async def _resolved(
     gateway: Gateway, caller: Caller, own_input: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The input with each reference replaced by the project's newest item of that id."""
-    if all(item["type"] != "item_reference" for item in own_input):
-        return own_input
-    resolved = []
+) -> tuple[list[dict[str, Any]], set[int]]:
+    """The input with the project's newest item in place of each reference, and their positions.
+
+    Reasoning that comes back as it was shown is looked up too: the store has what was not shown.
+    """
+    resolved, recalled = [*own_input], set()
     for index, item in enumerate(own_input):
-        if item["type"] == "item_reference":
-            body = await gateway.store.item(caller.project, item["id"])
-            if body is None:
-                raise InvalidRequest(
-                    f"Item with id '{item['id']}' not found.", param=f"input[{index}].id"
-                )
-            item = orjson.loads(body)
-        resolved.append(item)
-    return resolved
+        if not _is_known_here(item):
+            continue
+        body = await gateway.store.item(caller.project, item["id"])
+        if body is not None:
+            resolved[index] = orjson.loads(body)
+            recalled.add(index)
+        elif item["type"] == "item_reference":
+            raise InvalidRequest(
+                f"Item with id '{item['id']}' not found.", param=f"input[{index}].id"
+            )
+    return resolved, recalled
 
 
 def _page_of(
@@ -221,7 +259,7 @@ def _page_of(
 def _context(request: web.Request) -> tuple[Gateway, Exchange, Caller]:
     exchange = request[EXCHANGE]
     assert exchange.caller is not None  # the route is not public
-    return request.app[GATEWAY], exchange, exchange.caller
+    return request[SERVING], exchange, exchange.caller
 
 
 def _json(gateway: Gateway, response: dict[str, Any], include: frozenset[str]) -> web.Response:

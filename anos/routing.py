@@ -1,7 +1,8 @@
 """Resolves the model name a client sends to the routes that serve it, in order."""
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from anos.config import Config, Model, Quirks
 from anos.errors import InvalidModel
@@ -9,9 +10,11 @@ from anos.errors import InvalidModel
 # What a client may name: one path segment that cannot leave its place in an upstream's URL.
 _is_name = re.compile(r"(?!.*\.\.)[A-Za-z0-9._:/@-]{1,256}").fullmatch
 
+# Names that only a wildcard knows are the client's to invent: memory is kept of so many.
+_REMEMBERED = 1000
 
-@dataclass(frozen=True, slots=True)
-class Route:
+
+class Route(Struct, frozen=True):
     """One provider that serves a model, and the name the model has there."""
 
     provider: str
@@ -32,6 +35,7 @@ class Router:
         exact = {name: model for name, model in config.models.items() if name not in wild}
         self.names = tuple(exact)
         self._exact = {name: self._routes(model, name) for name, model in exact.items()}
+        self._matched: dict[str, tuple[Route, ...]] = {}
         self._prefixes = sorted(
             ((name[:-1], model) for name, model in wild.items()),
             key=lambda entry: len(entry[0]),
@@ -47,7 +51,14 @@ class Router:
         routes = self._exact.get(model)
         if routes is not None:
             return routes
-        # Names that only a wildcard knows are the client's to invent: no memory is kept of them.
+        routes = self._matched.get(model)
+        if routes is None:
+            routes = self._match(model)
+            if len(self._matched) < _REMEMBERED:
+                self._matched[model] = routes
+        return routes
+
+    def _match(self, model: str) -> tuple[Route, ...]:
         if _is_name(model):
             for prefix, entry in self._prefixes:
                 if model.startswith(prefix) and len(model) > len(prefix):

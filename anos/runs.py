@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 
-@dataclass(slots=True)
-class Run:
+
+class Run(Struct, eq=False):
     """One response in flight; `task` carries it: a client's handler, or one of its own."""
 
     response_id: str
@@ -39,7 +39,7 @@ class Run:
         return self.is_cancelled and self.task is not None and self.task.uncancel() == 0
 
     async def wait(self) -> dict[str, Any] | None:
-        """The Response the run ended as, None if nothing was stored."""
+        """The Response the run ended as, None if there is none."""
         return await asyncio.shield(self.done)
 
 
@@ -51,35 +51,35 @@ class Runs:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def add(self, run: Run) -> None:
-        """Register a run; `remove` it when it has ended."""
+        """Register a run; `remove` it when its outcome is stored."""
         self._runs[run.response_id] = run
 
     def remove(self, run: Run, response: dict[str, Any] | None) -> None:
-        """The run has ended as `response`; None if nothing was stored. Those who wait get it."""
+        """The run has ended as `response`, which those who wait get; twice is fine."""
         self._runs.pop(run.response_id, None)
         if not run.done.done():
             run.done.set_result(response)
 
     def get(self, project: str, response_id: str) -> Run | None:
-        """The project's run of that id; a foreign one is unknown."""
+        """The project's run of that id; a foreign one is unknown, and so is a chat completion."""
         run = self._runs.get(response_id)
-        return run if run is not None and run.project == project else None
+        return run if run is not None and run.project == project and run.response else None
 
     def spawn(self, run: Run, work: Coroutine[Any, Any, None]) -> None:
         """Carry a background run in a task of its own, which is kept until it ends."""
         run.task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(run.task)
         run.task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled before its first step never gets to say that it has ended.
+        run.task.add_done_callback(lambda _: self.remove(run, None))
 
     def cancel_all(self, reason: str) -> None:
         """End every run because the process does."""
         for run in list(self._runs.values()):
             run.cancel(reason)
 
-    async def wait(self, timeout_s: float) -> None:
-        """Wait until every run has ended, at most `timeout_s`."""
-        pending = [run.done for run in self._runs.values()]
+    async def wait(self, timeout_s: float | None) -> None:
+        """Wait until every run of this moment has ended, at most `timeout_s`."""
+        pending = {run.done for run in self._runs.values()} | self._tasks
         if pending:
             await asyncio.wait(pending, timeout=timeout_s)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)

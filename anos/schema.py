@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
+
+from msgspec import Struct
 
 IN_FLIGHT = frozenset({"queued", "in_progress"})
 
@@ -42,11 +43,10 @@ class UnknownItem(StoreError):
     """The item named as the start of a page is not in the list."""
 
 
-@dataclass(slots=True, kw_only=True)
-class ResponseRecord:
+class ResponseRecord(Struct, kw_only=True):
     """A response as it is written.
 
-    `body` is its JSON without output and choices; `input` and `output` are (item id, JSON) in order.
+    `body` is its JSON without output and choices; items are (id, JSON) in order.
     """
 
     id: str
@@ -62,8 +62,7 @@ class ResponseRecord:
     output: list[tuple[str, bytes]]
 
 
-@dataclass(slots=True, kw_only=True)
-class ExchangeRecord:
+class ExchangeRecord(Struct, kw_only=True):
     """One request, for the ledger; the meaning of each field stands in store.sql."""
 
     request_id: str
@@ -86,23 +85,20 @@ class ExchangeRecord:
     usage_source: str | None = None
 
 
-@dataclass(slots=True)
-class Save:
+class Save(Struct):
     """An exchange that ended, with its response if that is stored. Result None."""
 
     exchange: ExchangeRecord
     response: ResponseRecord | None = None
 
 
-@dataclass(slots=True)
-class Begin:
-    """A background response takes its place: status queued or in_progress, no output. Result None."""
+class Begin(Struct):
+    """A background response takes its place, unfinished and without output. Result None."""
 
     response: ResponseRecord
 
 
-@dataclass(slots=True)
-class Finish:
+class Finish(Struct):
     """A background response ends. Result None.
 
     NotFoundInStore if it does not wait for its end; the exchange is kept nevertheless.
@@ -117,25 +113,22 @@ class Finish:
     output: list[tuple[str, bytes]]
 
 
-@dataclass(slots=True)
-class Delete:
+class Delete(Struct):
     """Empty a response. Result None; NotFoundInStore or InFlight."""
 
     project: str
     id: str
 
 
-@dataclass(slots=True)
-class FailUnfinished:
+class FailUnfinished(Struct):
     """Fail what a crash left open; `rewrite` makes the new body of the old. Result: how many."""
 
     now_ms: int
     rewrite: Callable[[bytes], bytes]
 
 
-@dataclass(slots=True)
-class Retire:
-    """One step of expiry, after response `seq`. Result: removed, and the seq to go on after or None."""
+class Retire(Struct):
+    """One step of expiry, after response `seq`. Result: removed, seq to go on after or None."""
 
     before_ms: int
     seq: int
@@ -144,8 +137,7 @@ class Retire:
 Job = Save | Begin | Finish | Delete | FailUnfinished | Retire
 
 
-@dataclass(slots=True, frozen=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """A response as it is read; `output` are the JSON bodies of its items in order."""
 
     id: str
@@ -159,8 +151,7 @@ class Stored:
     output: list[bytes]
 
 
-@dataclass(slots=True, frozen=True)
-class History:
+class History(Struct, frozen=True):
     """What a child of a response inherits: the bodies of all items up to its end, oldest first."""
 
     status: str
@@ -168,16 +159,14 @@ class History:
     items: list[bytes]
 
 
-@dataclass(slots=True, frozen=True)
-class Page:
+class Page(Struct, frozen=True):
     """A page of input items as (id, JSON)."""
 
     items: list[tuple[str, bytes]]
     has_more: bool
 
 
-@dataclass(slots=True, frozen=True)
-class Schema:
+class Schema(Struct, frozen=True):
     """store.sql: migrations[n - 1] is a script that leads to version n; statements by name."""
 
     migrations: list[str]
@@ -206,7 +195,7 @@ def parse_schema(text: str) -> Schema:
             schema.migrations.append(block)
             if int(mark["number"]) != len(schema.migrations):
                 raise StoreFault(
-                    f"store.sql: migration {mark['number']} is number {len(schema.migrations)} in order"
+                    f"store.sql: migration {mark['number']} stands at {len(schema.migrations)}"
                 )
         elif mark["name"] in schema.statements:
             raise StoreFault(f"store.sql: two statements are named {mark['name']}")
@@ -218,8 +207,7 @@ def parse_schema(text: str) -> Schema:
 _PARAMETER = re.compile(r":(\w+)")
 
 
-@dataclass(slots=True, frozen=True)
-class Insert:
+class Insert(Struct, frozen=True):
     """An INSERT of many rows: `texts[k]` takes 2**k of them, flat, each with `columns` in order."""
 
     columns: tuple[str, ...]
@@ -229,8 +217,8 @@ class Insert:
 def bulk_insert(statement: str, *, doublings: int) -> Insert:
     """The forms of an INSERT that takes one row.
 
-    A statement gives the interpreter lock away when it runs: once a group, while executemany does so
-    for every row.
+    A statement gives the interpreter lock away when it runs: one for all rows does so once, while
+    executemany does for every row.
     """
     head, values = statement.rstrip("; \n").split("VALUES ")
     row = _PARAMETER.sub("?", values)

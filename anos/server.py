@@ -3,50 +3,94 @@
 import asyncio
 import gc
 import logging
+import resource
 import signal
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from anos import middleware
-from anos.errors import InvalidRequest
+from anos.errors import InvalidRequest, UnsupportedMedia
+from anos.state import BOUNDS, Bounds
 
 logger = logging.getLogger("anos")
-
-# Complete headers must be there after this long, on a new and on a kept connection alike.
-HEADERS_S = 30.0
-# An idle connection is kept longer than the pools of common clients and balancers keep theirs.
-KEEPALIVE_S = 75.0
-MAX_CONNECTIONS = 10_000
 
 
 class Connection(web.RequestHandler):
     """One client connection. What aiohttp would answer by itself, it answers with our envelope."""
 
-    __slots__ = ("_head_timer",)
+    __slots__ = ("_body", "_bounds", "_head_timer", "_is_last", "_stall_timer", "_wire")
+
+    def __init__(self, manager: web.Server, bounds: Bounds, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._bounds = bounds
+        self._body: StreamReader = EMPTY_PAYLOAD  # of the newest request
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._is_last = False  # the request that is being answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first head, or turn the client away when there are too many."""
         super().connection_made(transport)
-        manager = self._manager
-        if manager is not None and len(manager.connections) > MAX_CONNECTIONS:
+        self._wire = cast(asyncio.Transport, transport)
+        self._head_timer = self._loop.call_later(self._bounds.head_s, self._late)
+        assert self._manager is not None
+        assert self._task_handler is not None
+        self._task_handler.add_done_callback(self._ended)
+        if len(self._manager._connections) > self._bounds.connections:
             self.force_close()
-        self._head_timer = self._loop.call_later(HEADERS_S, self._late)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has gone."""
         self._head_timer.cancel()
+        self._stop_stall_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse; a head that has begun must be complete in time."""
-        heads = self._request_count
+        heads, between = self._request_count, self._body.is_eof()
         super().data_received(data)
         if self._request_count != heads:
             self._head_timer.cancel()
-        elif self._head_timer.cancelled() and self._current_request is None and data:
-            self._head_timer = self._loop.call_later(HEADERS_S, self._late)
+            if not self._body.is_eof():
+                # Nothing but an error in its framing can follow a body that has not ended.
+                self._body.set_exception(web.RequestPayloadError("The body's framing is broken."))
+            self._body = self._messages[-1][1]
+        elif data and between and self._head_timer.cancelled():
+            self._head_timer = self._loop.call_later(self._bounds.head_s, self._late)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading. aiohttp parses nothing again after each read, even if it never paused."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def close(self) -> None:
+        """At a shutdown an idle connection is closed at once, so that its client asks elsewhere.
+
+        aiohttp would leave it open and unread until the drain has ended, and would not read the
+        rest of a body that is on its way.
+        """
+        if self._request_in_progress or self._messages:
+            self._is_last = True
+            return
+        is_idle = self._waiter is not None
+        super().close()
+        if is_idle:
+            self._wire.close()
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent; if it takes nothing for too long, it is gone."""
+        super().pause_writing()
+        self._watch_client(unsent=sys.maxsize)
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        super().resume_writing()
+        self._stop_stall_timer()
 
     def handle_error(
         self,
@@ -58,45 +102,104 @@ class Connection(web.RequestHandler):
         """The envelope; neither it nor the log repeats the bytes that were sent."""
         if request.writer.output_size > 0:
             raise ConnectionError("The answer has begun.")
-        if status < 500:
+        if isinstance(exc, ContentEncodingError):
+            response = middleware.answer(UnsupportedMedia())
+        elif status < 500:
             response = middleware.answer(InvalidRequest("The request is not valid HTTP."))
         else:
             response = middleware.answer(exc or RuntimeError("unknown"))
         response.force_close()
         return response
 
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Write the answer; one that aiohttp made outside our middleware becomes our envelope."""
+        self._close = self._close or self._is_last
+        if isinstance(resp, web.HTTPException):
+            resp = middleware.answer(resp)
+        return super().finish_response(request, resp, start_time)
+
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """aiohttp logs what it could not parse, a key in a broken header too; we do not."""
-        logger.debug("a connection ended with an error")
+        """aiohttp logs what it could not parse, a key in a broken header too; we name its kind."""
+        exc = kw.get("exc_info")
+        level = logging.DEBUG if isinstance(exc, web.RequestPayloadError) else logging.ERROR
+        logger.log(level, "a connection ended with %s", type(exc).__name__)
 
     def _late(self) -> None:
-        if self._current_request is None and self.transport is not None:
-            self.transport.abort()
+        if self._request_in_progress:  # and the next head came too early: it may wait
+            self._head_timer = self._loop.call_later(self._bounds.head_s, self._late)
+        else:
+            self._wire.abort()
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        # What is left to write may be too little to have paused the writing.
+        if self._stall_timer is None and self._wire.get_write_buffer_size():
+            self._watch_client(unsent=sys.maxsize)
+
+    def _watch_client(self, unsent: int) -> None:
+        before, unsent = unsent, self._wire.get_write_buffer_size()
+        if unsent < before:
+            stalled_s = self._bounds.stalled_s
+            self._stall_timer = self._loop.call_later(stalled_s, self._watch_client, unsent)
+        else:
+            self._wire.abort()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
 
 class Server(web.Server):
     """Makes a Connection for each client."""
 
+    def __init__(self, handler: Any, bounds: Bounds, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._bounds = bounds
+
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return Connection(self, self._bounds, loop=self._loop, **self._kwargs)
+
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# POST paths and what answers them, the middleware included.
+HOT = web.AppKey("hot", dict[str, Answer])
+
+
+def direct(app: web.Application, routed: Any) -> Any:
+    """A handler that answers the hot paths itself and leaves other requests to aiohttp's router."""
+    hot = app[HOT]
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        answer = hot.get(request.raw_path)
+        if answer is None or request.method != "POST" or "Expect" in request.headers:
+            response: web.StreamResponse = await routed(request)
+            return response
+        return await answer(request)
+
+    return handle
 
 
 class Runner(web.AppRunner):
     """Runs the application; used by the process and by the tests alike."""
 
     def __init__(self, app: web.Application) -> None:
+        self._bounds = app[BOUNDS]
         super().__init__(
             app,
             handler_cancellation=True,
             access_log=None,
-            keepalive_timeout=KEEPALIVE_S,
+            keepalive_timeout=self._bounds.idle_s,
             shutdown_timeout=5.0,
         )
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return Server(
-            made.request_handler,
+            direct(self.app, made.request_handler),
+            self._bounds,
             request_factory=made.request_factory,
             handler_cancellation=True,
             **made._kwargs,
@@ -107,6 +210,10 @@ def run(app: web.Application, host: str, port: int, reload: Callable[[], None]) 
     """Serve until SIGTERM or SIGINT; SIGHUP calls `reload`. Returns when everything is closed."""
     import uvloop
 
+    # A stream takes two descriptors, and most systems still give a process only 1,024 at first.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError):  # macOS calls its limit infinite and does not mean it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     uvloop.run(_serve(app, host, port, reload))
 
 
@@ -116,7 +223,7 @@ async def _serve(app: web.Application, host: str, port: int, reload: Callable[[]
     try:
         site = web.TCPSite(runner, host, port, backlog=4096)
         await site.start()
-        # What a start made stays: not looking at it again halves p99 at saturation (DESIGN §9).
+        # What a start made stays: not looking at it again halves p99 at saturation.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 50)

@@ -66,6 +66,20 @@ class Splitter:
                 events += _unusual(block)
         return events
 
+    def whole(self, data: bytes) -> bytes:
+        """The same events in one piece: for who passes on most of what comes."""
+        end = data.rfind(b"\n\n") + 2
+        if end < 2 or self._after_cr or data.find(b"\r") >= 0:
+            return b"".join(self.feed(data))
+        if self._tail:
+            end += len(self._tail)
+            data = bytes(self._tail) + data
+            self._tail.clear()
+        if end < len(data):
+            self._tail += data[end:]
+            data = data[:end]
+        return data
+
     def _line_feeds(self, data: bytes) -> bytes:
         # A CR at the end of a chunk counts at once; the LF that may follow it belongs to it.
         if self._after_cr and data[:1] == b"\n":
@@ -83,6 +97,11 @@ class Splitter:
 
 def parse(event: bytes) -> tuple[str, bytes]:
     """The event type ("" if not named) of one raw event, and its data lines joined with LF."""
+    if event.startswith(b"event: "):  # as nearly everybody writes it: two lines and a blank one
+        first = event.find(b"\n")
+        second = event.find(b"\n", first + 1)
+        if event.startswith(b"data: ", first + 1) and second == len(event) - 2:
+            return event[7:first].decode("utf-8", "replace"), event[first + 7 : -2]
     if _CR in event:
         event = _to_line_feeds(event)
     event_type = b""

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from aiohttp import web
+from msgspec import Struct, field
 
 from anos.config import Config
 from anos.keys import Keyring
@@ -18,8 +18,26 @@ from anos.upstream import Upstream
 from guards.keywords import Keywords
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Bounds(Struct, frozen=True):
+    """How long a client is waited for, and how much it, or all of them together, may take."""
+
+    # Complete headers must be there after this long, on a new and on a kept connection alike.
+    head_s: float = 30.0
+    # An idle connection is kept longer than the pools of common clients and balancers keep theirs.
+    idle_s: float = 75.0
+    # A body has this long to arrive, and a second more for every so many bytes.
+    body_s: float = 10.0
+    body_bytes_per_s: int = 1024
+    # A client that takes nothing for this long is gone.
+    stalled_s: float = 60.0
+    # A proxy in between gives a silent stream up after 60 s or less.
+    silence_s: float = 15.0
+    connections: int = 10_000
+    body_bytes: int = 100 * 1024 * 1024
+    all_body_bytes: int = 512 * 1024 * 1024
+
+
+class Live(Struct, frozen=True, eq=False):
     """Everything made from one configuration; a reload swaps it whole."""
 
     config: Config
@@ -29,8 +47,7 @@ class Live:
     upstreams: dict[str, Upstream]
 
 
-@dataclass(slots=True)
-class Gateway:
+class Gateway(Struct, eq=False):
     """The running parts."""
 
     live: Live
@@ -40,10 +57,16 @@ class Gateway:
     metrics: Metrics
     runs: Runs
     stub_url: str  # "" if no provider is the built-in stub
+    bounds: Bounds
     load: Callable[[], Config] | None = None  # reads the configuration again for a reload
     is_draining: bool = False
+    body_bytes: int = 0  # of the large bodies of all requests in progress
     closing: set[asyncio.Task[None]] = field(default_factory=set)  # upstreams a reload replaced
 
 
+DEFAULT_BOUNDS = Bounds()
+
+BOUNDS = web.AppKey("bounds", Bounds)
 GATEWAY = web.AppKey("gateway", Gateway)
+SERVING = web.RequestKey("serving", Gateway)
 EXCHANGE = web.RequestKey("exchange", Exchange)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ from anos.schema import (
     UnknownItem,
     parse_schema,
 )
-from anos.store_writes import checkpoint_passive, checkpoint_truncate, commit, prepare, probe
+from anos.store_writes import checkpoint_passive, commit, prepare, probe, restart_log
 
 __all__ = [
     "Begin",
@@ -78,20 +78,31 @@ GROUP_JOBS = 256
 BUSY_S = 5.0
 # How often a store that cannot write tries again.
 PROBE_S = 1.0
-# About 4 MB of log.
-CHECKPOINT_ROWS = 2000
-# A log that overlapping readers kept from starting over is cut at this size.
+# 4 MB of log.
+CHECKPOINT_PAGES = 1024
+# 48 MB: a log of this length is made to start over. The writer waits for two small fsyncs then,
+# so not more often than must be.
+LOG_PAGES = 12 * 1024
+# A file over this is truncated as well, which takes longer: only a foreign reader does that.
 WAL_BYTES = 64 * 1024 * 1024
 
 
 class _Connection(aiosqlite.Connection):
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """What `function` returns on the connection's thread: one hop for any number of statements."""
+        """What `function` returns on the connection's thread: one hop for all its statements."""
         result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
         return result
 
 
-def query_only(conn: sqlite3.Connection) -> None:
+class _Commit(asyncio.Future[Any]):
+    """What became of a job; a task that waits for it is cancelled only after it is known."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Not possible: the job is done whether or not anyone waits."""
+        return False
+
+
+def _query_only(conn: sqlite3.Connection) -> None:
     conn.execute("PRAGMA query_only = ON")
 
 
@@ -124,8 +135,9 @@ class Store:
         self._closing = asyncio.Event()
         self._reading_allowed = asyncio.Event()
         self._reading_allowed.set()
-        self._rows_since_checkpoint = 0
-        self._wal_limit = WAL_BYTES
+        self._pages_since_checkpoint = 0
+        self._log_pages = 0
+        self._log_limit = LOG_PAGES
         self._checkpointing: asyncio.Task[None] | None = None
         self._writing = asyncio.create_task(self._write(), name="store writer")
 
@@ -138,17 +150,19 @@ class Store:
         """
         connections: list[_Connection] = []
         try:
-            schema = await asyncio.to_thread(_read_schema, path, sql)
+            schema = _read_schema(path, sql)
             connections.append(await _connect(path))
             await connections[0].run(partial(prepare, schema, synchronous))
             connections.append(await _connect(path))
             for _ in range(2):
                 connections.append(await _connect(path))
-                await connections[-1].run(query_only)
-        except (OSError, sqlite3.Error, StoreFault) as exc:
+                await connections[-1].run(_query_only)
+        except BaseException as exc:  # the threads of open connections would outlive the process
             for connection in connections:
                 await connection.close()
-            raise StoreFault(f"{path} cannot be used as the database: {exc}") from exc
+            if isinstance(exc, OSError | sqlite3.Error | StoreFault):
+                raise StoreFault(f"{path} cannot be used as the database: {exc}") from exc
+            raise
         return cls(path, Statements(schema), connections)
 
     async def close(self) -> None:
@@ -162,6 +176,11 @@ class Store:
         for connection in (*self._readers, self._checkpointer, self._writer):
             await connection.close()
 
+    @property
+    def accepting(self) -> bool:
+        """Whether `submit` would take a job."""
+        return self.healthy and not self._closing.is_set() and len(self._queue) < QUEUE_JOBS
+
     def submit(self, job: Job) -> asyncio.Future[Any]:
         """The job's result once it is durable; what it is, and which errors, stands at the job.
 
@@ -169,11 +188,9 @@ class Store:
         StoreFailed if the job could not be committed. Raises StoreUnavailable, taking nothing, if
         the store failed, is closed or has its queue full.
         """
-        if not self.healthy or self._closing.is_set():
-            raise StoreUnavailable("the database cannot be written")
-        if len(self._queue) >= QUEUE_JOBS:
-            raise StoreUnavailable("the database's queue is full")
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        if not self.accepting:
+            raise StoreUnavailable("the database cannot be written, or its queue is full")
+        future = _Commit()
         self._queue.append((job, future))
         self._wake.set()
         return future
@@ -232,14 +249,13 @@ class Store:
         return await self._read(partial(store_reads.item, self._sql, project, item_id))
 
     async def probe(self) -> bool:
-        """Whether the file can be written, tried on the file; `healthy` from here on."""
+        """Whether the file can be written, tried on the file; if so the store is healthy again."""
         try:
             await self._writer.run(partial(probe, self._sql))
         except sqlite3.Error:
-            self.healthy = False
-        else:
-            self.healthy = True
-        return self.healthy
+            return False
+        self.healthy = True
+        return True
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         await self._reading_allowed.wait()
@@ -264,16 +280,15 @@ class Store:
 
     async def _commit_group(self, group: list[tuple[Job, asyncio.Future[Any]]]) -> None:
         try:
-            outcomes = await self._writer.run(partial(commit, [job for job, _ in group], self._sql))
+            jobs = [job for job, _ in group]
+            outcomes, pages = await self._writer.run(partial(commit, jobs, self._sql))
+            self._pages_since_checkpoint += pages
         except Exception as exc:  # the writer must outlive everything; the jobs' owners learn of it
             LOG.error("the database cannot be written: %s", exc)
             self.healthy = False
             group, self._queue = group + self._queue, []
-            outcomes = [StoreFailed(f"the database cannot be written: {exc}")] * len(group)
-        self._rows_since_checkpoint += 4 * len(group)
+            outcomes = [StoreFailed(f"the database cannot be written: {exc}") for _ in group]
         for (_, future), outcome in zip(group, outcomes, strict=True):
-            if future.done():
-                continue  # its owner was cancelled
             if isinstance(outcome, StoreError):
                 future.set_exception(outcome)
                 # Many owners do not wait; asyncio would report an exception nobody retrieved.
@@ -287,36 +302,41 @@ class Store:
         except TimeoutError:
             if await self.probe():
                 LOG.info("the database can be written again")
-        else:
-            self._queue.clear()
 
     async def _tend_log(self) -> None:
-        try:
-            wal_bytes = os.stat(self._wal).st_size
-        except OSError:
-            return
-        if wal_bytes > self._wal_limit:
-            await self._truncate()
-        elif self._rows_since_checkpoint >= CHECKPOINT_ROWS and (
+        if self._log_pages >= self._log_limit:
+            await self._restart_log()
+        elif self._pages_since_checkpoint >= CHECKPOINT_PAGES and (
             self._checkpointing is None or self._checkpointing.done()
         ):
-            self._rows_since_checkpoint = 0
-            self._checkpointing = asyncio.create_task(
-                self._checkpoint(self._checkpointer.run(checkpoint_passive))
-            )
+            self._pages_since_checkpoint = 0
+            self._checkpointing = asyncio.create_task(self._checkpoint())
 
-    async def _truncate(self) -> None:
-        """Cut the log with no reader on it: while readers overlap it never starts over by itself."""
-        if self._checkpointing is not None:
-            await self._checkpointing
-        self._reading_allowed.clear()
-        await self._checkpoint(self._writer.run(partial(checkpoint_truncate, BUSY_S)))
-        self._reading_allowed.set()
-        # Still long if a foreign program reads: do not let every group wait for it.
-        self._wal_limit = max(WAL_BYTES, os.stat(self._wal).st_size + WAL_BYTES // 2)
-
-    async def _checkpoint(self, checkpoint: Awaitable[None]) -> None:
+    async def _checkpoint(self) -> None:
         try:
-            await checkpoint
+            self._log_pages = await self._checkpointer.run(checkpoint_passive)
         except sqlite3.Error as exc:
             LOG.warning("the log of the database cannot be emptied: %s", exc)
+
+    async def _restart_log(self) -> None:
+        """Let the log start over. Under load it never does by itself: something is always in it.
+
+        Runs right after a passive checkpoint, so little is left to do, and while nobody reads.
+        """
+        self._reading_allowed.clear()
+        truncate = self._log_bytes() > WAL_BYTES
+        try:
+            done = await self._writer.run(partial(restart_log, BUSY_S, truncate))
+        except sqlite3.Error as exc:
+            done = False
+            LOG.warning("the log of the database cannot be emptied: %s", exc)
+        self._reading_allowed.set()
+        # Another program reads, or the disk is full: do not let every group wait for that.
+        self._log_limit = LOG_PAGES if done else 2 * self._log_pages
+        self._log_pages = 0
+
+    def _log_bytes(self) -> int:
+        try:
+            return os.stat(self._wal).st_size
+        except FileNotFoundError:
+            return 0

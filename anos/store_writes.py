@@ -29,10 +29,12 @@ from anos.store_reads import find, transaction
 SEGMENT_BITS = 24
 # An item over this is kept once per project: images and files come again with every turn.
 BLOB_BYTES = 16 * 1024
+# SQLite's default.
+PAGE_BYTES = 4096
 # One step of expiry takes about as long as a group.
 RETIRE_ROWS = 500
-# The longest a foreign reader can hold up the writer when the log is cut.
-TRUNCATE_BUSY_MS = 250
+# The longest a foreign reader can hold up the writer when the log starts over.
+RESTART_BUSY_MS = 250
 
 # Faults of one job's values. Anything else SQLite raises is a fault of the file, and the group's.
 _OWN_FAULTS = (
@@ -71,6 +73,7 @@ class _Batch:
         self.parents: dict[str, _Parent] = {}
         self.free_places: dict[int, int] = {}
         self.seq = 0
+        self.pages = 0
 
     def query(self, name: str, **values: Any) -> sqlite3.Cursor:
         return self.conn.execute(self.sql.text[name], values)
@@ -128,6 +131,7 @@ class _Batch:
                 fits = (branch + length) >> SEGMENT_BITS == branch >> SEGMENT_BITS
                 if length and free_place == branch and fits and parent.status not in IN_FLIGHT:
                     start, branch = branch, None
+        self.pages += len(record.body) // PAGE_BYTES
         output_place = self.add_items(record.project, seq, start, record.input)
         end_place = self.add_items(record.project, seq, output_place, record.output)
         self.parents[record.id] = _Parent(record.project, root or seq, end_place, record.status)
@@ -153,8 +157,11 @@ class _Batch:
 
     def add_items(self, project: str, seq: int, place: int, items: list[tuple[str, bytes]]) -> int:
         """The place after the last item."""
+        total_bytes = 0
         for item_id, body in items:
-            if len(body) > BLOB_BYTES:
+            body_bytes = len(body)
+            total_bytes += body_bytes
+            if body_bytes > BLOB_BYTES:
                 digest = hashlib.sha256(body).digest()
                 self.blobs.append((project, digest, body))
                 self.items.append((place, item_id, project, seq, None, digest))
@@ -163,6 +170,7 @@ class _Batch:
             place += 1
         if items:
             self.free_places[(place - 1) >> SEGMENT_BITS] = place
+        self.pages += 1 + total_bytes // PAGE_BYTES
         return place
 
     def finish(self, job: Finish) -> None:
@@ -215,6 +223,7 @@ class _Batch:
             tree = [*self.query("newest_of_tree", root=seq, limit=room), (seq, low, high)]
             for place in tree[:room]:
                 self.remove(*place)
+                self.pages += 1
             removed += min(len(tree), room)
             if removed == RETIRE_ROWS:
                 return removed, seq - 1
@@ -227,8 +236,12 @@ class _Batch:
         self.query("remove_response", seq=seq)
 
 
-def _run_together(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> list[Any]:
-    """One result or StoreError a job, all committed; or raises, none committed."""
+# One result or StoreError a job, and how many pages of the log they take, about.
+Outcomes = tuple[list[Any], int]
+
+
+def _run_together(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> Outcomes:
+    """All jobs in one transaction. Raises if one cannot be stored, and then none is."""
     outcomes: list[Any] = []
     with transaction(conn, "IMMEDIATE"):
         batch = _Batch(conn, sql)
@@ -238,12 +251,13 @@ def _run_together(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) ->
             except StoreError as exc:
                 outcomes.append(exc)
         batch.insert()
-    return outcomes
+    return outcomes, batch.pages
 
 
-def _run_one_by_one(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> list[Any]:
+def _run_one_by_one(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> Outcomes:
     """The same for a group with a faulty job, which alone is left out."""
     outcomes: list[Any] = []
+    pages = 0
     with transaction(conn, "IMMEDIATE"):
         for job in jobs:
             conn.execute("SAVEPOINT job")
@@ -254,6 +268,7 @@ def _run_one_by_one(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) 
                 except StoreError as exc:
                     outcome = exc
                 batch.insert()
+                pages += batch.pages
             except Exception as exc:  # whatever a value can raise when it is bound or stored
                 if _is_fault_of_file(exc):
                     raise
@@ -261,14 +276,14 @@ def _run_one_by_one(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) 
                 outcome = StoreFailed(f"{type(job).__name__} cannot be stored: {exc}")
             conn.execute("RELEASE job")
             outcomes.append(outcome)
-    return outcomes
+    return outcomes, pages
 
 
 def _is_fault_of_file(exc: Exception) -> bool:
     return isinstance(exc, sqlite3.Error) and not isinstance(exc, _OWN_FAULTS)
 
 
-def commit(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> list[Any]:
+def commit(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> Outcomes:
     try:
         return _run_together(jobs, sql, conn)
     except Exception as exc:  # a fault of the file goes up, a job's own stays with that job
@@ -310,11 +325,16 @@ def prepare(schema: Schema, synchronous: str, conn: sqlite3.Connection) -> None:
             raise
 
 
-def checkpoint_passive(conn: sqlite3.Connection) -> None:
-    conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+def checkpoint_passive(conn: sqlite3.Connection) -> int:
+    """Pages in the log; those that no reader needs are in the main file afterwards."""
+    pages: int = conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+    return pages
 
 
-def checkpoint_truncate(busy_s: float, conn: sqlite3.Connection) -> None:
-    conn.execute(f"PRAGMA busy_timeout = {TRUNCATE_BUSY_MS}")
-    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+def restart_log(busy_s: float, truncate: bool, conn: sqlite3.Connection) -> bool:
+    """Empty the log; False if a reader of another program is in the way."""
+    conn.execute(f"PRAGMA busy_timeout = {RESTART_BUSY_MS}")
+    mode = "TRUNCATE" if truncate else "RESTART"
+    busy = conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0]
     conn.execute(f"PRAGMA busy_timeout = {int(busy_s * 1000)}")
+    return not busy

@@ -6,10 +6,10 @@ docs/stub.md explains them. Nothing here depends on anything but the request and
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from anos.items import Answer, new_id, usage
 
@@ -49,8 +49,7 @@ ANSWERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What the stub reads of a request, the same for both dialects."""
 
     body: Json

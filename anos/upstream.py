@@ -5,13 +5,15 @@ UpstreamError or UpstreamTimeout.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import aiohttp
 import msgspec
-from aiohttp import hdrs
-from multidict import CIMultiDict
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from anos.config import Provider
@@ -21,108 +23,90 @@ from anos.errors import UpstreamError, UpstreamTimeout
 MAX_BODY_BYTES = 64 * 1024 * 1024
 # How long the end of a stream may lag behind its last event before the connection is given up.
 LINGER_S = 0.25
+_READ_BUFFER_BYTES = 2**18
 
-_AUTH_HEADERS = {"api-key": "api-key", "x-api-key": "x-api-key", "x-goog-api-key": "x-goog-api-key"}
+_PATHS = {"responses": "/responses", "chat": "/chat/completions"}
 _PASSED_HEADERS = ("retry-after", "retry-after-ms")
+_is_delay = re.compile(r"[A-Za-z0-9 ,:.+-]{1,64}").fullmatch
+# A vendor's explanation is a sentence or two; what is longer quotes the request.
+_MESSAGE_CHARS = 4096
 _OUR_FAULT = frozenset({401, 402, 403, 407})
+_NETWORK = (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError)
 
 
 class Unreachable(UpstreamError):
     """The connection failed before any byte of an answer, so the same request may be sent again."""
 
 
-class Request(aiohttp.ClientRequest):
-    """A POST in one write without a writer task: a sixth less CPU than aiohttp's own."""
+class Answering:
+    """A request to an upstream and, once its head has arrived, the answer; `close` it always.
 
-    def __init__(self, method: str, url: URL, **options: Any) -> None:
-        self.method = method
-        self.url = self.original_url = url
-        self.loop = options["loop"]
-        self.headers: CIMultiDict[str] = options["headers"]
-        self.response_class = Response
-        self.server_hostname = self.proxy = self.proxy_auth = self.proxy_headers = None
-        self._timer = options["timer"]
-        self._session = options["session"]
-        self._ssl = options["ssl"]
-        self._data: bytes = options["data"]
+    Waiting is watched by the Upstream's sweep: a timer of its own for each read costs more than
+    the read.
+    """
 
-    async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        """Write head and body together and return the response that is yet to start."""
-        protocol = conn.protocol
+    __slots__ = (
+        *("_connection", "_content", "_limit_s", "_silent_s", "_watched"),
+        *("headers", "is_waiting", "status"),
+    )
+
+    def __init__(self, watched: "set[Answering]", limit_s: float) -> None:
+        self._watched = watched
+        watched.add(self)
+        self._limit_s = limit_s
+        self._silent_s = 0.0
+        self._connection: aiohttp.connector.Connection | None = None
+        self._content: aiohttp.StreamReader | None = None
+        self.is_waiting = False
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    async def begin(self, connection: aiohttp.connector.Connection, request: bytes) -> None:
+        """Send the whole request in one write; returns when the head of the answer is there."""
+        self._connection = connection
+        protocol: Any = connection.protocol
         if protocol is None or protocol.transport is None:
             raise aiohttp.ClientConnectionResetError("Connection lost")
-        head = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
-        protocol.transport.write(
-            f"POST {self.url.raw_path_qs} HTTP/1.1\r\n{head}"
-            f"Content-Length: {len(self._data)}\r\n\r\n".encode()
-            + self._data
-        )
-        protocol.start_timeout()
-        return Response(self.method, self.url, loop=self.loop, request=self)
+        protocol.set_response_params(read_until_eof=True, read_bufsize=_READ_BUFFER_BYTES)
+        protocol.transport.write(request)
+        self.is_waiting = True
+        while self.status < 200:  # 1xx heads come before the answer's own
+            message, content = await protocol.read()
+            self.status = message.code
+        self.is_waiting = False
+        self.headers = message.headers
+        self._content = content
+        content.on_eof(self._ended)
 
-    async def close(self) -> None:
-        """Nothing is ever left to write."""
+    @property
+    def is_json(self) -> bool:
+        """Whether the answer says that it is one JSON document."""
+        return self.headers.get("Content-Type", "").startswith("application/json")
 
-    def terminate(self) -> None:
-        """Nothing is ever left to write."""
-
-
-class Response(aiohttp.ClientResponse):
-    """A response without cookies, traces and history."""
-
-    def __init__(
-        self, method: str, url: URL, *, loop: asyncio.AbstractEventLoop, request: Request
-    ) -> None:
-        self.method = method
-        self._real_url = self._url = url
-        self._loop = loop
-        self._timer = request._timer
-        self._request_info: Any = None
-        self._session = request._session
-        self._cache: dict[str, Any] = {}
-        self._traces = []
-
-    async def start(self, connection: Any) -> "Response":
-        """Read the response head, skipping 1xx heads."""
-        self._closed = False
-        self._protocol = connection.protocol
-        self._connection = connection
-        while True:
-            message, payload = await self._protocol.read()
-            if message.code >= 200:
-                break
-        payload.on_eof(self._response_eof)
-        self.version, self.status, self.reason = message.version, message.code, message.reason
-        self._headers = message.headers
-        self._raw_headers = message.raw_headers
-        self.content = payload
-        return self
-
-
-class Answering:
-    """An upstream's answer whose head has arrived; `close` it whatever happens."""
-
-    __slots__ = ("_response", "headers", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
+    def allow(self, silence_s: float) -> None:
+        """From here a silence of `silence_s` is too long."""
+        self._limit_s = silence_s
 
     async def chunk(self) -> bytes:
         """The bytes that have arrived, at least one; b"" at the end."""
-        content = self._response.content
+        content = self._content
+        assert content is not None
+        self.is_waiting = True
+        self._silent_s = 0.0
         try:
             while not (data := await content.readany()):
                 if content.at_eof():
                     return b""
             return data
-        except (TimeoutError, aiohttp.ClientError, OSError) as exc:
+        except _NETWORK as exc:
             raise _broken(exc) from exc
+        finally:
+            self.is_waiting = False
 
     async def read(self) -> bytes:
         """The whole body; UpstreamError over MAX_BODY_BYTES."""
-        content = self._response.content
+        content = self._content
+        assert content is not None
         if content.is_eof() and content.exception() is None:
             return content.read_nowait(-1)
         blocks: list[bytes] = []
@@ -138,104 +122,161 @@ class Answering:
 
     async def linger(self) -> None:
         """Wait briefly for the end after the last event: then the connection can be used again."""
-        if self._response.content.at_eof():
-            return
         try:
             async with asyncio.timeout(LINGER_S):
-                while await self.chunk():
+                while self._connection is not None and await self.chunk():
                     pass
         except (TimeoutError, UpstreamError):
             self.close()
 
     def close(self) -> None:
         """Close the connection unless the answer has ended by itself."""
-        if not self._response.closed:
-            self._response.close()
+        self._watched.discard(self)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def wait(self, passed_s: float) -> None:
+        """Time has passed; an upstream that has been silent for too long ends the wait."""
+        if not self.is_waiting:
+            return
+        self._silent_s += passed_s
+        if self._silent_s > self._limit_s:
+            self.is_waiting = False
+            source = self._content or (self._connection and self._connection.protocol)
+            if source is not None:
+                source.set_exception(aiohttp.SocketTimeoutError("silent"))
+
+    def _ended(self) -> None:
+        if self._connection is not None:
+            self._connection.release()
+            self._connection = None
+
+
+class Protocol(ResponseHandler):
+    """A connection to an upstream."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading. aiohttp parses nothing again after each read, even if it never paused."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+
+class Connector(aiohttp.TCPConnector):
+    """The pool of an upstream's connections."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=0, ttl_dns_cache=300, keepalive_timeout=30)
+        self._factory = partial(Protocol, loop=self._loop)  # type: ignore[assignment]
 
 
 class Upstream:
-    """One provider's session. `url` overrides the configured base URL (the built-in stub)."""
+    """One provider's session. `url` overrides the configured base URL (the built-in stub).
+
+    The session owns the connections; requests are written to them directly, since what
+    ClientSession.request does beyond that (redirects, cookies, proxies) is never wanted here and
+    costs as much as the rest of the call.
+    """
 
     def __init__(self, provider: Provider, url: str = "") -> None:
         self.provider = provider
-        self._base = (url or provider.base_url).rstrip("/")
-        self._headers = _headers(provider, URL(self._base))
+        to = URL((url or provider.base_url).rstrip("/") + _PATHS[provider.dialect])
+        self._head = _head(provider, to)
         self._secret = provider.api_key or ""
-        timeouts = provider.timeouts
-        self._idle_s = timeouts.idle_s
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=timeouts.connect_s, sock_read=timeouts.first_byte_s
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            request_class=Request,
-            response_class=Response,
-            read_bufsize=2**18,
+        self._timeouts = provider.timeouts
+        self._connector = Connector()
+        self._session = aiohttp.ClientSession(connector=self._connector)
+        # What the connector asks for: the address, and that certificates are checked.
+        self._to = aiohttp.ClientRequest(
+            "POST", to, loop=asyncio.get_running_loop(), session=self._session
         )
-        self._urls: dict[str, URL] = {}
+        self._connecting = aiohttp.ClientTimeout(
+            total=None, sock_connect=provider.timeouts.connect_s
+        )
+        shortest_s = min(provider.timeouts.first_byte_s, provider.timeouts.idle_s)
+        self._sweep_s = min(1.0, max(0.01, shortest_s / 8))
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._answering: set[Answering] = set()
 
-    async def post(self, path: str, body: bytes, *, stream: bool) -> Answering:
-        """Send `body` to `path` below the base URL; returns a 2xx answer.
+    async def post(self, body: bytes, *, stream: bool) -> Answering:
+        """Send `body`; returns a 2xx answer.
 
         Raises Unreachable, UpstreamTimeout, or what `refusal` makes of the upstream's own error.
         """
-        url = self._urls.get(path)
-        if url is None:
-            url = self._urls[path] = URL(self._base + path)
+        timeouts = self._timeouts
+        answering = Answering(self._answering, timeouts.first_byte_s)
+        if self._sweeping is None:
+            self._sweep()
         try:
-            response = await self._session.request(
-                "POST", url, data=body, headers=self._headers, allow_redirects=False
-            )
-        except (TimeoutError, aiohttp.ClientError, OSError) as exc:
-            raise _unreached(exc) from exc
-        answering = Answering(response)
-        if 200 <= response.status < 300:
+            connection = await self._connector.connect(self._to, [], self._connecting)
+            request = b"%bContent-Length: %d\r\n\r\n%b" % (self._head, len(body), body)
+            await answering.begin(connection, request)
+            if answering.status > 299:
+                refused = await answering.read()
+                raise refusal(answering.status, answering.headers, refused, self._secret)
             if stream:
-                connection = response.connection
-                if connection is not None and connection.protocol is not None:
-                    connection.protocol.read_timeout = self._idle_s
+                answering.allow(timeouts.idle_s)
             return answering
-        try:
-            raise refusal(response.status, response.headers, await answering.read(), self._secret)
-        finally:
+        except _NETWORK as exc:
             answering.close()
+            raise _unreached(exc) from exc
+        except BaseException:
+            answering.close()
+            raise
 
     async def close(self) -> None:
         """Close the session and every connection of it."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await self._session.close()
+
+    def _sweep(self) -> None:
+        """End the waits that are too long; comes again while there is any answer to wait for."""
+        for answering in self._answering:
+            answering.wait(self._sweep_s)
+        loop = asyncio.get_running_loop()
+        self._sweeping = loop.call_later(self._sweep_s, self._sweep) if self._answering else None
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, secret: str) -> UpstreamError:
-    """What the caller is told about an upstream's error answer (DESIGN §6 "Upstream errors")."""
+    """What the caller is told about an upstream's error answer.
+
+    Its 401, 402, 403 and 407 are about the gateway's key, not the caller's. A 404 is about the
+    upstream's URL or model, unless it names an item. Other 4xx pass, our key removed.
+    """
     if status in _OUR_FAULT:
         return UpstreamError(
             "The upstream refused the gateway's own credentials.", code="upstream_auth_error"
         )
+
+    def shown(value: object) -> str:
+        text = value if isinstance(value, str) else ""
+        return (text.replace(secret, "***") if secret else text)[:_MESSAGE_CHARS]
+
     error = _error_of(body)
-    code = error.get("code")
-    message = str(error.get("message") or f"The upstream answered with status {status}.")
-    if secret:
-        message = message.replace(secret, "***")
-    passed = {name: headers[name] for name in _PASSED_HEADERS if name in headers}
+    passed = {name: shown(headers[name]) for name in _PASSED_HEADERS if name in headers}
+    passed = {name: value for name, value in passed.items() if _is_delay(value)}
     if status >= 500 or status < 400 or (status == 404 and not _names_an_item(error)):
         kind = UpstreamTimeout if status == 504 else UpstreamError
         return kind(f"The upstream failed with status {status}.", headers=passed)
+    kind_of_all = "rate_limit_error" if status == 429 else "invalid_request_error"
     return UpstreamError(
-        message,
+        shown(error.get("message")) or f"The upstream answered with status {status}.",
         status=status,
-        type=str(error.get("type") or "invalid_request_error"),
-        param=str(error.get("param") or ""),
-        code=code if isinstance(code, str) and code else "upstream_error",
+        type=shown(error.get("type")) or kind_of_all,
+        param=shown(error.get("param")),
+        code=shown(error.get("code")) or "upstream_error",
         headers=passed,
     )
 
 
 def _error_of(body: bytes) -> dict[str, Any]:
+    """The error of `{"error": {…}}`, or of what some servers make of that."""
     try:
-        error = msgspec.json.decode(body).get("error")
-    except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
+        tree = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
+    error = tree.get("error", tree) if isinstance(tree, dict) else {}
     return error if isinstance(error, dict) else {"message": error}
 
 
@@ -244,21 +285,20 @@ def _names_an_item(error: dict[str, Any]) -> bool:
     return any(word in text for word in ("item", "file", "input"))
 
 
-def _headers(provider: Provider, base: URL) -> CIMultiDict[str]:
-    headers: CIMultiDict[str] = CIMultiDict(
-        {
-            hdrs.HOST: base.host_port_subcomponent or "",
-            hdrs.CONTENT_TYPE: "application/json",
-            hdrs.ACCEPT: "application/json, text/event-stream",
-            hdrs.ACCEPT_ENCODING: "identity",
-            hdrs.USER_AGENT: "anos-gateway",
-        }
-    )
+def _head(provider: Provider, url: URL) -> bytes:
+    lines = [
+        f"POST {url.raw_path_qs} HTTP/1.1",
+        f"Host: {url.host_port_subcomponent}",
+        "Content-Type: application/json",
+        "Accept: application/json, text/event-stream",
+        "Accept-Encoding: identity",
+        "User-Agent: anos-gateway",
+    ]
     if provider.api_key and provider.auth == "bearer":
-        headers[hdrs.AUTHORIZATION] = f"Bearer {provider.api_key}"
-    elif provider.api_key and provider.auth in _AUTH_HEADERS:
-        headers[_AUTH_HEADERS[provider.auth]] = provider.api_key
-    return headers
+        lines.append(f"Authorization: Bearer {provider.api_key}")
+    elif provider.api_key and provider.auth != "none":
+        lines.append(f"{provider.auth}: {provider.api_key}")
+    return "".join([f"{line}\r\n" for line in lines]).encode()
 
 
 def _unreached(exc: Exception) -> UpstreamError:

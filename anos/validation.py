@@ -7,7 +7,6 @@ https://platform.openai.com/docs/api-reference/responses/create
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -222,7 +221,8 @@ _CREDENTIALS = frozenset({
 _LATER = frozenset({"conversation", "prompt", "context_management", "background_options"})
 _REFUSED = _CREDENTIALS | _LATER
 _OPTIONAL = _REFUSED.union(_Create.__struct_fields__, {"input"})
-_MODEL = re.compile(r"[A-Za-z0-9._:/@-]{1,256}")
+MODEL_NAME = "[A-Za-z0-9._:/@-]{1,256}"
+_MODEL = re.compile(MODEL_NAME)
 
 
 def validate_create(tree: dict[str, Any]) -> None:
@@ -332,8 +332,7 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
 # --- query parameters -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """Which items of a list are wanted."""
 
     limit: int  # 1 to 100
@@ -360,13 +359,3 @@ def read_include(query: Mapping[str, str]) -> frozenset[str]:
     if not values <= set(_ALLOWED["include"]):
         raise _explain("", "include")
     return frozenset(values)
-
-
-def refuse_stream(query: Mapping[str, str], *, is_background: bool) -> None:
-    """Refuse `?stream=true`: nothing is created with both `background` and `stream`."""
-    if query.get("stream", "false").lower() not in ("", "0", "false"):
-        needed = "stream" if is_background else "background"
-        raise InvalidRequest(
-            f"This response cannot be streamed because it was not created with {needed}=true.",
-            param="stream",
-        )

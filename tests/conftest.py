@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import uvloop
 from aiohttp import ClientResponse, ClientSession, ClientTimeout, web
 from multidict import CIMultiDictProxy
 
 import anos_gateway
 from anos import config as configuration
 from anos.server import Runner
+from anos.state import DEFAULT_BOUNDS, Bounds
 from tests import grammar
 from tests.scripted import Upstream
 
@@ -172,6 +174,14 @@ def wanted_upstream(request: pytest.FixtureRequest) -> Upstream | None:
     return upstream
 
 
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+    """asyncio's own loop, and the process's where a test asks for it by its asyncio mark."""
+    mark = item.get_closest_marker("asyncio")
+    if mark is None or "loop_factories" not in mark.kwargs:
+        return {"asyncio": asyncio.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
 @pytest.fixture
 async def no_task_left() -> AsyncIterator[None]:
     """Asserts that everything a test started in its event loop has ended."""
@@ -193,12 +203,15 @@ async def upstream(no_task_left: None) -> AsyncIterator[Upstream]:
 async def gateway(
     no_task_left: None, tmp_path: Path, request: pytest.FixtureRequest
 ) -> AsyncIterator[Callable[..., Awaitable[Gateway]]]:
-    """A factory: `await gateway()`, or with a configuration that is merged into `base_config`."""
+    """A factory: `await gateway()`, or with a configuration that is merged into `base_config`.
+
+    `bounds` are those of the HTTP edge, to make them small.
+    """
     started: list[Gateway] = []
 
-    async def start(config: Json | None = None) -> Gateway:
+    async def start(config: Json | None = None, bounds: Bounds = DEFAULT_BOUNDS) -> Gateway:
         tree = merge(base_config(tmp_path / "anos.db", wanted_upstream(request)), config or {})
-        app = anos_gateway.build_app(configuration.parse(tree))
+        app = anos_gateway.build_app(configuration.parse(tree), bounds=bounds)
         runner = Runner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -279,6 +292,39 @@ def free_port() -> int:
         return port
 
 
+@asynccontextmanager
+async def processes(
+    folder: Path, upstream: Callable[[], Upstream | None]
+) -> AsyncIterator[Callable[..., Awaitable[Process]]]:
+    """What the fixture `process` gives, for fixtures that outlive a test."""
+    started: list[Process] = []
+
+    async def start(
+        config: Json | None = None, *flags: str, env: dict[str, str] | None = None
+    ) -> Process:
+        number, port, database = len(started), free_port(), folder / "process.db"
+        command = [sys.executable, str(ROOT / "anos_gateway.py"), "--port", str(port)]
+        if config is None:
+            command += ["--database", str(database)]
+        else:
+            tree = merge(base_config(database, upstream()), config)
+            file = folder / f"anos-{number}.json"
+            file.write_text(json.dumps(tree))
+            command += ["--config", str(file)]
+        log_file = folder / f"process-{number}.log"
+        with log_file.open("wb") as log:
+            popen = spawn([*command, *flags], folder, env or {}, log)
+        started.append(Process(f"http://127.0.0.1:{port}", popen, log_file))
+        await started[-1].ready()
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for each in reversed(started):
+            await each.close()
+
+
 @pytest.fixture
 async def process(
     no_task_left: None, tmp_path: Path, request: pytest.FixtureRequest
@@ -287,27 +333,5 @@ async def process(
 
     `config` is merged into `base_config`; None starts it without a configuration file.
     """
-    started: list[Process] = []
-
-    async def start(
-        config: Json | None = None, *flags: str, env: dict[str, str] | None = None
-    ) -> Process:
-        number, port, database = len(started), free_port(), tmp_path / "process.db"
-        command = [sys.executable, str(ROOT / "anos_gateway.py"), "--port", str(port)]
-        if config is None:
-            command += ["--database", str(database)]
-        else:
-            tree = merge(base_config(database, wanted_upstream(request)), config)
-            file = tmp_path / f"anos-{number}.json"
-            file.write_text(json.dumps(tree))
-            command += ["--config", str(file)]
-        log_file = tmp_path / f"process-{number}.log"
-        with log_file.open("wb") as log:
-            popen = spawn([*command, *flags], tmp_path, env or {}, log)
-        started.append(Process(f"http://127.0.0.1:{port}", popen, log_file))
-        await started[-1].ready()
-        return started[-1]
-
-    yield start
-    for each in reversed(started):
-        await each.close()
+    async with processes(tmp_path, lambda: wanted_upstream(request)) as start:
+        yield start

@@ -1,6 +1,9 @@
 """The command line: what it runs, prints and exits with."""
 
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 
 from anos import __version__, cli
 from anos.config import Config, ConfigFault
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +122,23 @@ def test_a_wrong_command_line_exits_with_2(argv: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
         served(*argv)
     assert left.value.code == 2
+
+
+@pytest.mark.parametrize("fault", ["port", "database"])
+def test_what_keeps_the_program_from_starting_is_said_in_a_sentence(
+    directory: Path, fault: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        flags = {
+            "port": ["--port", str(taken.getsockname()[1])],
+            "database": ["--port", "0", "--database", "no/such/folder.db"],
+        }
+        ended = subprocess.run(
+            [sys.executable, str(ROOT / "anos_gateway.py"), *flags[fault]],
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("The gateway cannot start: ")
+    assert (ended.stderr.count("\n"), ended.stdout) == (1, "")

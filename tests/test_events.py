@@ -97,7 +97,7 @@ FINISHED: dict[str, dict[str, Any]] = {
         "status": "completed",
         "action": {"type": "search", "query": "q"},
     },
-    "extension": {"id": "x_1", "type": "acme:thing", "status": "completed", "content": [{"a": 1}]},
+    "extension": {"id": "x_1", "type": "acme:thing", "status": "completed", "payload": [{"a": 1}]},
 }
 
 
@@ -311,6 +311,13 @@ def test_raw_reasoning_is_shown_as_a_summary() -> None:
     grammar.check(events)
     assert fresh.items[0]["summary"] == [{"type": "summary_text", "text": "hmm"}]
     assert "content" not in fresh.items[0]
+
+
+def test_raw_reasoning_and_its_summary_stay_apart() -> None:
+    fresh = writer()
+    for kind, text in (("reasoning", "a"), ("reasoning", "b"), ("summary", "c"), ("summary", "d")):
+        fresh.delta(0, kind, text, part=0)
+    assert [part["text"] for part in fresh.items[0]["summary"]] == ["ab", "cd"]
 
 
 def test_raw_reasoning_the_client_has_seen_raw_goes_on_raw() -> None:

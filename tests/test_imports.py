@@ -19,7 +19,8 @@ TIERS = [
     # pure: values in, values out
     {"validation", "decoding", "items", "inputs", "event_state", "events", "routing", "pricing"}
     | {"chat_requests", "chat_answers", "chat_stream", "dialect_chat", "dialect_responses"}
-    | {"passthrough", "calls", "stub_answers", "openapi"},
+    | {"passthrough", "chat_passthrough", "event_order", "shapes", "calls"}
+    | {"stub_answers", "openapi_schemas", "openapi"},
     # edges: a socket, a file or the clock
     {"schema", "store", "store_reads", "store_writes", "upstream"}
     | {"keys", "limits", "ledger", "runs", "stub"},

@@ -4,7 +4,7 @@ import copy
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anos.items import (
@@ -18,6 +18,7 @@ from anos.items import (
     usage,
 )
 
+SEEDED = settings(derandomize=True, deadline=None)
 # The 31 fields of Open Responses, and what the spec says of each when the client sent nothing.
 DEFAULTS = {
     "id": "resp_1",
@@ -77,6 +78,7 @@ def test_an_id_holds_its_prefix_its_time_and_80_random_bits():
     assert new_id("msg", 1) != new_id("msg", 1)
 
 
+@SEEDED
 @given(st.integers(0, 2**48 - 1), st.integers(0, 2**48 - 1))
 def test_ids_sort_by_time(earlier: int, later: int):
     if earlier < later:
@@ -252,7 +254,10 @@ TOOL_CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "argu
                 ],
             },
         ),
-        ([{"type": "reasoning", "id": "rs_1", "summary": []}, message(text("a"))], {"content": "a"}),
+        (
+            [{"type": "reasoning", "id": "rs_1", "summary": []}, message(text("a"))],
+            {"content": "a"},
+        ),
     ],
 )
 def test_the_chat_message_of_an_output(output: list, expected: dict):
@@ -308,6 +313,7 @@ def test_texts_are_the_strings_a_model_reads(item: dict, expected: list[str]):
     assert list(texts([item])) == expected
 
 
+@SEEDED
 @given(st.lists(st.text()))
 def test_texts_come_in_the_order_of_the_items(words: list[str]):
     assert list(texts([message(text(word)) for word in words])) == words

@@ -1,0 +1,422 @@
+"""What happens to a model call on its way to the upstream: models, limits, guards, routes."""
+
+import asyncio
+import json
+import sqlite3
+from typing import Any
+
+import pytest
+
+from anos.state import GATEWAY
+from anos.store import Delete
+from tests import scripted
+from tests.conftest import Gateway, Json, Reply, free_port
+from tests.scripted import CUT, Upstream, silence
+
+RESPONSES, CHAT = "/v1/responses", "/v1/chat/completions"
+PATHS = [RESPONSES, CHAT]
+HI: dict[str, Json] = {
+    RESPONSES: {"input": "Hi"},
+    CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
+}
+
+
+def bearer(key: str) -> Json:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def call(anos: Gateway, path: str, key: str = "sk-1234", **body: Any) -> Reply:
+    """A model call with that key; what is not given says Hi to gpt-4."""
+    tree = {"model": "gpt-4", **HI[path], **body}
+    return await anos.request("POST", path, headers=bearer(key), json=tree)
+
+
+# Routes ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def second(no_task_left: None):
+    """Another upstream."""
+    async with Upstream() as another:
+        yield another
+
+
+def routed(*urls: str, **timeouts: float) -> Json:
+    """gpt-4 is served by providers at these URLs, in this order; deployments model-0, model-1 …"""
+    return {
+        "providers": {
+            f"up{number}": {"dialect": "responses", "base_url": url, "timeouts": timeouts}
+            for number, url in enumerate(urls)
+        },
+        "models": {
+            "gpt-4": {
+                "routes": [
+                    {"provider": f"up{number}", "deployment": f"model-{number}"}
+                    for number in range(len(urls))
+                ]
+            }
+        },
+    }
+
+
+def failure(status: int) -> Any:
+    return (status, {"error": {"message": "No.", "type": "some_error", "code": "no"}}, {})
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("fault", [failure(500), failure(503), failure(429), [CUT], [silence()]])
+async def test_the_next_route_is_tried_when_one_fails(
+    gateway, upstream, second, path: str, fault: Any, streamed: bool
+) -> None:
+    anos = await gateway(routed(upstream.url, second.url, first_byte_s=0.1))
+    upstream.answer(fault)
+    if streamed:
+        await anos.stream(path, model="gpt-4", **HI[path])
+    else:
+        assert (await call(anos, path)).status == 200
+    assert [request.body["model"] for request in second.requests] == ["model-1"]
+
+
+async def test_a_route_that_cannot_be_reached_is_passed_over(gateway, second) -> None:
+    anos = await gateway(routed(f"http://127.0.0.1:{free_port()}/v1", second.url))
+    assert (await call(anos, RESPONSES)).status == 200
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
+async def test_what_the_request_itself_is_to_blame_for_is_not_tried_elsewhere(
+    gateway, upstream, second, status: int
+) -> None:
+    anos = await gateway(routed(upstream.url, second.url))
+    error = {"message": "No such item.", "param": "input", "type": "bad_request", "code": "gone"}
+    upstream.answer((status, {"error": error}, {}))
+    refused = await call(anos, RESPONSES)
+    assert (refused.status, refused.error) == (status, error)
+    assert not second.requests
+
+
+async def test_the_last_route_says_why_it_failed(gateway, upstream, second) -> None:
+    anos = await gateway(routed(upstream.url, second.url))
+    upstream.answer(failure(503))
+    error = {"message": "Slow down.", "code": "slow_down"}
+    second.answer((429, {"error": error}, {"Retry-After": "7"}))
+    refused = await call(anos, RESPONSES)
+    assert (refused.status, refused.error["code"], refused.headers["Retry-After"]) == (
+        429, "slow_down", "7"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_connection_that_fails_before_any_byte_is_tried_once_more(
+    gateway, upstream, path: str
+) -> None:
+    anos = await gateway()
+    upstream.answer([CUT], scripted.responses_text("Hello"))
+    assert (await call(anos, path)).status == 200
+    assert len(upstream.requests) == 2
+    upstream.answer([CUT])
+    refused = await call(anos, path)
+    assert (refused.status, refused.error["type"]) == (502, "upstream_error")
+    assert len(upstream.requests) == 4
+
+
+@pytest.mark.parametrize("fault", [failure(500), ["event: x\n", CUT]])
+async def test_an_upstream_that_answered_is_not_asked_again(gateway, upstream, fault: Any) -> None:
+    anos = await gateway()
+    upstream.answer(fault)
+    assert (await call(anos, RESPONSES)).status == 502
+    assert len(upstream.requests) == 1
+
+
+async def test_no_route_is_tried_after_an_event_was_relayed(gateway, upstream, second) -> None:
+    anos = await gateway(routed(upstream.url, second.url))
+    upstream.answer([*scripted.responses_stream(["Hel", "lo"])[:5], CUT])
+    events = await anos.stream(RESPONSES, model="gpt-4", input="Hi")
+    assert events[-1]["type"] == "response.failed"
+    assert not second.requests
+
+
+# Models ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_model_that_no_route_serves_is_refused(gateway, upstream, path: str) -> None:
+    anos = await gateway()
+    refused = await call(anos, path, model="gpt-99")
+    assert refused.status == 400
+    assert refused.error == {
+        "message": "Invalid model specified",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": 400,
+    }
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_model_the_key_may_not_use_is_refused(gateway, upstream, path: str) -> None:
+    anos = await gateway({"keys": {"some": {"key": "sk-some", "models": ["gpt-35*"]}}})
+    refused = await call(anos, path, "sk-some")
+    assert (refused.status, refused.error["code"]) == (403, "model_not_allowed")
+    assert refused.error["param"] == "model"
+    assert (await call(anos, path, "sk-some", model="gpt-35-turbo")).status == 200
+    assert len(upstream.requests) == 1
+
+
+# Limits ------------------------------------------------------------------------------------------
+
+LIMITED: Json = {
+    "limits": {"two": {"requests_per_minute": 2}},
+    "keys": {
+        "few": {"key": "sk-few", "limits": "two", "models": ["gpt-4"]},
+        "also": {"key": "sk-also", "limits": "two"},
+        "free": {"key": "sk-free"},
+    },
+    "guards": {"keywords": {"phrases": ["forbidden phrase"]}},
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_request_over_the_limit_is_told_when_to_come_back(
+    gateway, upstream, path: str
+) -> None:
+    anos = await gateway(LIMITED)
+    for left in ("1", "0"):
+        passed = await call(anos, path, "sk-few")
+        assert passed.status == 200
+        assert passed.headers["x-ratelimit-limit-requests"] == "2"
+        assert passed.headers["x-ratelimit-remaining-requests"] == left
+    refused = await call(anos, path, "sk-few")
+    assert refused.status == 429
+    assert refused.error == {
+        "message": "Rate limit exceeded",
+        "type": "rate_limit_error",
+        "param": "",
+        "code": 429,
+    }
+    wait_ms = int(refused.headers["retry-after-ms"])
+    assert 50_000 < wait_ms <= 60_001
+    assert refused.headers["Retry-After"] == str(-(-wait_ms // 1000))
+    assert refused.headers["x-ratelimit-limit-requests"] == "2"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert refused.headers["x-ratelimit-reset-requests"].endswith("s")
+    assert len(upstream.requests) == 2
+    # Another key has a window of its own, and one without a limit has no headers about it.
+    assert (await call(anos, path, "sk-also")).status == 200
+    assert "x-ratelimit-limit-requests" not in (await call(anos, path, "sk-free")).headers
+
+
+async def test_a_stream_says_what_is_left_too(gateway, upstream) -> None:
+    anos = await gateway(LIMITED)
+    tree = {"model": "gpt-4", "input": "Hi", "stream": True}
+    streamed = await anos.request("POST", RESPONSES, headers=bearer("sk-few"), json=tree)
+    assert streamed.headers["x-ratelimit-remaining-requests"] == "1"
+
+
+async def test_only_valid_calls_of_a_known_model_count(gateway, upstream) -> None:
+    anos = await gateway(LIMITED)
+    made = (await call(anos, RESPONSES, "sk-few")).body  # the first
+    path = f"{RESPONSES}/{made['id']}"
+    for method, where in (("GET", path), ("GET", "/v1/models"), ("POST", f"{path}/cancel")):
+        await anos.request(method, where, headers=bearer("sk-few"))
+    for body in (
+        {"model": "gpt-99"},
+        {"model": "gpt-35-turbo"},
+        {"model": None},
+        {"temperature": "hot"},
+        {"input": [{"type": "message"}]},
+        {"input": 5},
+    ):
+        assert (await call(anos, RESPONSES, "sk-few", **body)).status in (400, 403), body
+    refused = await call(anos, RESPONSES, "sk-few", input="A forbidden phrase.")  # the second
+    assert refused.status == 400
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    for _ in range(3):
+        assert (await call(anos, RESPONSES, "sk-few")).status == 429
+    gone = await anos.request("DELETE", path, headers=bearer("sk-few"))
+    assert gone.status == 200
+
+
+async def test_the_default_limit_is_for_keys_that_name_none_and_global_for_all(
+    gateway, upstream
+) -> None:
+    limits = {
+        "default": {"requests_per_minute": 1},
+        "two": {"requests_per_minute": 2},
+        "global": {"requests_per_minute": 5},
+    }
+    anos = await gateway({**LIMITED, "limits": limits})
+    statuses = {
+        key: [(await call(anos, RESPONSES, key)).status for _ in range(count)]
+        for key, count in (("sk-free", 2), ("sk-few", 3), ("sk-1234", 3))
+    }
+    # The master key has no limit of its own; what was refused took nothing from the global window.
+    assert statuses == {
+        "sk-free": [200, 429],
+        "sk-few": [200, 200, 429],
+        "sk-1234": [200, 200, 429],
+    }
+
+
+# Keywords ----------------------------------------------------------------------------------------
+
+BANNED = "Say the Forbidden PHRASE now"
+GUARDED: Json = {"guards": {"keywords": {"phrases": ["forbidden phrase"]}}}
+BLOCKED = {
+    "message": "Content violates usage policies",
+    "type": "content_filter_error",
+    "param": "",
+    "code": 400,
+}
+CALL = {"type": "function_call", "call_id": "call_1", "name": "find", "arguments": "{}"}
+
+
+def called(output: Any) -> list[Json]:
+    return [CALL, {"type": "function_call_output", "call_id": "call_1", "output": output}]
+
+
+def user(content: Any) -> list[Json]:
+    return [{"role": "user", "content": content}]
+
+
+def tool(**fields: Any) -> list[Json]:
+    return [{"type": "function", "name": "find", **fields}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": BANNED},
+        {"input": "Please:\nforbidden phrase"},
+        {"input": user(BANNED)},
+        {"input": [{"role": "user", "content": "fine"}, {"role": "system", "content": BANNED}]},
+        {
+            "input": user(
+                [{"type": "input_text", "text": "fine"}, {"type": "input_text", "text": BANNED}]
+            )
+        },
+        {"input": user([{"type": "input_file", "file_data": "data:,", "filename": BANNED}])},
+        {"input": user([{"type": "input_new", "words": {"deep": [BANNED]}}])},
+        {"input": [{"role": "assistant", "content": BANNED}, {"role": "user", "content": "?"}]},
+        {"input": "fine", "instructions": BANNED},
+        {"input": called(BANNED)},
+        {"input": called([{"type": "input_text", "text": BANNED}])},
+        {"input": [{**CALL, "arguments": f'{{"query": "{BANNED}"}}'}, called("fine")[1]]},
+        {"input": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": BANNED}]}]},
+        {"input": "fine", "tools": tool(description=BANNED)},
+        {"input": "fine", "tools": tool(parameters={"properties": {"a": {"description": BANNED}}})},
+        {"input": "fine", "stream": True, "instructions": BANNED},
+        {"input": "fine", "background": True, "instructions": BANNED},
+    ],
+    ids=json.dumps,
+)
+async def test_a_banned_phrase_anywhere_in_a_request_never_reaches_the_model(
+    gateway, upstream, body: Json
+) -> None:
+    anos = await gateway(GUARDED)
+    refused = await call(anos, RESPONSES, **body)
+    assert (refused.status, refused.error) == (400, BLOCKED)
+    assert not upstream.requests
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        user(BANNED),
+        user([{"type": "text", "text": BANNED}]),
+        [{"role": "system", "content": BANNED}, *user("fine")],
+        [
+            *user("fine"),
+            {
+                "role": "assistant",
+                "tool_calls": [scripted.chat_call("find", f'{{"a":"{BANNED}"}}', "call_1")],
+            },
+            {"role": "tool", "tool_call_id": "call_1", "content": "fine"},
+        ],
+        [
+            *user("fine"),
+            {"role": "assistant", "tool_calls": [scripted.chat_call("find", "{}", "call_1")]},
+            {"role": "tool", "tool_call_id": "call_1", "content": BANNED},
+        ],
+    ],
+    ids=json.dumps,
+)  # fmt: skip
+async def test_a_banned_phrase_in_any_chat_message_never_reaches_the_model(
+    gateway, upstream, messages: list[Json]
+) -> None:
+    anos = await gateway(GUARDED)
+    refused = await call(anos, CHAT, messages=messages)
+    assert (refused.status, refused.error) == (400, BLOCKED)
+    assert not upstream.requests
+
+
+async def test_a_banned_phrase_in_the_history_never_reaches_the_model_again(
+    gateway, upstream
+) -> None:
+    anos = await gateway(GUARDED)
+    upstream.answer(scripted.responses_text(BANNED))
+    made = (await call(anos, RESPONSES)).body
+    child = await call(anos, RESPONSES, input="And?", previous_response_id=made["id"])
+    named = await call(anos, RESPONSES, input=[*user("?"), {"id": made["output"][0]["id"]}])
+    for refused in (child, named):
+        assert (refused.status, refused.error) == (400, BLOCKED)
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": "unforbidden phrases are fine, a forbidden  thing too"},
+        {
+            "input": user(
+                [{"type": "input_image", "image_url": "data:image/png;base64,Zm9yYmlkZGVu"}]
+            )
+        },
+        {"input": "fine", "metadata": {"note": BANNED}},
+    ],
+    ids=json.dumps,
+)
+async def test_what_the_model_does_not_read_is_not_looked_at(gateway, upstream, body: Json) -> None:
+    anos = await gateway(GUARDED)
+    assert (await call(anos, RESPONSES, **body)).status == 200
+
+
+async def test_a_guard_that_is_off_lets_everything_through(gateway, upstream) -> None:
+    off = {"keywords": {"input": "off", "phrases": ["forbidden phrase"]}}
+    anos = await gateway({"guards": off})
+    assert (await call(anos, RESPONSES, input=BANNED)).status == 200
+
+
+# The store ---------------------------------------------------------------------------------------
+
+
+async def test_a_database_another_program_holds_for_a_moment_is_waited_for(
+    gateway, upstream
+) -> None:
+    anos = await gateway()
+    other = sqlite3.connect(anos.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waiting = [asyncio.create_task(call(anos, RESPONSES)) for _ in range(5)]
+    await upstream.received(5)
+    assert not any(task.done() for task in waiting)
+    other.execute("COMMIT")
+    other.close()
+    assert [reply.status for reply in await asyncio.gather(*waiting)] == [200] * 5
+
+
+async def test_a_full_queue_refuses_calls_before_the_model_is_asked(gateway, upstream) -> None:
+    anos = await gateway()
+    store = anos.app[GATEWAY].store
+    other = sqlite3.connect(anos.database, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    jobs = []
+    for _ in range(2):  # once for what the writer takes and cannot commit, once for the queue
+        while store.accepting:
+            jobs.append(store.submit(Delete("nobody", "resp_none")))
+        await anos.get("/healthz")
+    refused = await call(anos, RESPONSES)
+    assert (refused.status, refused.error["code"]) == (503, "service_unavailable")
+    assert not upstream.requests
+    other.execute("COMMIT")
+    other.close()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    assert (await call(anos, RESPONSES)).status == 200
