@@ -18,7 +18,7 @@ from anos.metrics import Metrics
 from anos.routing import Router
 from anos.runs import Runs
 from anos.state import BOUNDS, GATEWAY, Gateway, Live
-from anos.store import Store
+from anos.store import Store, StoreError
 from anos.upstream import Upstream
 from guards.keywords import Keywords
 
@@ -154,11 +154,18 @@ def _restarted(body: bytes) -> bytes:
     return orjson.dumps({**orjson.loads(body), "status": "failed", "error": _RESTARTED})
 
 
+async def expire(gateway: Gateway) -> None:
+    """Remove the responses that are older than their days; what cannot be written is logged."""
+    days = gateway.live.config.retention.responses_days
+    try:
+        await gateway.store.retire(time.time_ns() // 1_000_000 - days * _DAY_MS)
+    except StoreError as exc:
+        logger.error("expired responses could not be removed: %s", exc)
+
+
 async def _retire(gateway: Gateway) -> None:
     while True:
-        days = gateway.live.config.retention.responses_days
-        while await gateway.store.retire(time.time_ns() // 1_000_000 - days * _DAY_MS):
-            pass
+        await expire(gateway)
         await asyncio.sleep(_RETENTION_EVERY_S)
 
 

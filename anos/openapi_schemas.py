@@ -78,16 +78,7 @@ _IMAGE = _optional({"image_url": STRING, "file_id": STRING, "detail": STRING})
 _FILE = _optional({"file_data": STRING, "file_id": STRING, "file_url": STRING, "filename": STRING})
 
 
-def _items() -> dict[str, Schema]:
-    text_or_parts = {"anyOf": [STRING, _list(ref("InputPart"))]}
-    call = {"call_id": STRING, "name": STRING}
-    answered = {"id": STRING, "status": STRING}
-    calls = {
-        "FunctionCall": {"type": _const("function_call"), **call, "arguments": STRING},
-        "CustomToolCall": {"type": _const("custom_tool_call"), **call, "input": STRING},
-    }
-    summary = _list(_shape({"type": _const("summary_text"), "text": STRING}))
-    thought = _list(_shape({"type": _const("reasoning_text"), "text": STRING}))
+def _parts() -> dict[str, Schema]:
     return {
         "InputPart": {
             "anyOf": [
@@ -103,6 +94,21 @@ def _items() -> dict[str, Schema]:
             {"type": _const("output_text"), "text": STRING}, annotations=_list(_OBJECT)
         ),
         "Refusal": _shape({"type": _const("refusal"), "refusal": STRING}),
+    }
+
+
+def _items() -> dict[str, Schema]:
+    text_or_parts = {"anyOf": [STRING, _list(ref("InputPart"))]}
+    call = {"call_id": STRING, "name": STRING}
+    answered = {"id": STRING, "status": STRING}
+    calls = {
+        "FunctionCall": {"type": _const("function_call"), **call, "arguments": STRING},
+        "CustomToolCall": {"type": _const("custom_tool_call"), **call, "input": STRING},
+    }
+    summary = _list(_shape({"type": _const("summary_text"), "text": STRING}))
+    thought = _list(_shape({"type": _const("reasoning_text"), "text": STRING}))
+    return {
+        **_parts(),
         "InputMessage": _shape(
             {"role": _enum(*sorted(ROLES)), "content": text_or_parts},
             **_optional({"type": _const("message"), **answered, "phase": STRING}),
@@ -250,6 +256,12 @@ def _responses() -> dict[str, Schema]:
             created={**_INTEGER, "description": "`created_at`, by the name chat gives it."},
             choices=_list(ref("Choice"), description="Empty unless completed or incomplete."),
         ),
+        **_about_responses(),
+    }
+
+
+def _about_responses() -> dict[str, Schema]:
+    return {
         "Usage": _shape(
             {
                 "input_tokens": _INTEGER,
