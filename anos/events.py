@@ -281,9 +281,7 @@ def _kind(item: OutputItem, kind: str) -> Kind:
     return KINDS["raw" if is_raw else "summary"]
 
 
-def _final_texts(
-    item: OutputItem, final: dict[str, Any]
-) -> list[tuple[Kind, int, dict[str, Any]]]:
+def _final_texts(item: OutputItem, final: dict[str, Any]) -> list[tuple[Kind, int, dict[str, Any]]]:
     own = KIND_OF_CALL.get(item.fields["type"])
     if own is not None:
         return [(own, 0, final)]

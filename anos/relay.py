@@ -38,21 +38,21 @@ class Whole(web.StreamResponse):
         elif transport.is_closing():
             raise ConnectionResetError("The client has gone.")
         else:
-            head = "".join([f"{name}: {value}\r\n" for name, value in self._head.items()])
-            transport.write(
-                f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{head}"
-                f"Content-Length: {len(self._whole)}\r\n\r\n".encode()
-                + self._whole
-            )
+            length = f"Content-Length: {len(self._whole)}\r\n"
+            fields = {"Content-Type": "application/json", **self._head}
+            transport.write(_head("HTTP/1.1", fields, length) + self._whole)
             self._keep_alive = True
         self._eof_sent = True
         return None
 
 
 class EventStream(web.StreamResponse):
-    """A response whose head waits for its first event, so that both go out in one write."""
+    """What aiohttp is told of a stream that was written without it."""
 
-    _send_headers_immediately = False
+    def __init__(self, *, keep_alive: bool) -> None:
+        self._status = 200
+        self._keep_alive = keep_alive
+        self._eof_sent = True
 
 
 class ClientStream:
@@ -68,24 +68,18 @@ class ClientStream:
         self.response: EventStream | None = None
         self._request = request
         self._headers = headers
-        self._is_chunked = request.version >= HttpVersion11
+        self._is_chunked = request.version >= HttpVersion11  # else it ends with its connection
         self._loop = asyncio.get_running_loop()
         self._is_silent = True  # nothing was written since the last tick
         self._tick_s = silence_s / 2
         self._timer = self._loop.call_later(self._tick_s, self._tick)
-        self._sign: asyncio.Task[None] | None = None
 
     async def write(self, data: bytes) -> None:
         """Whole events in one write; waits while the client's buffers are full."""
         if not data:
             return
         self._is_silent = False
-        if self._sign is not None:
-            await self._sign  # the head is on its way
-        if self.response is None:
-            await self._open(data)
-        else:
-            self._put(data)
+        self._put(data)
         protocol = self._request.protocol
         if protocol.writing_paused:
             await protocol._drain_helper()  # the connection is cut if that takes too long
@@ -93,34 +87,45 @@ class ClientStream:
     async def end(self) -> None:
         """Nothing follows."""
         self.close()
-        if self.response is not None:
-            await self.response.write_eof()
+        if self.response is not None and self._is_chunked:
+            self._send(b"0\r\n\r\n")
 
     def close(self) -> None:
         """No more signs of life."""
         self._timer.cancel()
-        if self._sign is not None:
-            self._sign.cancel()
-
-    async def _open(self, data: bytes) -> None:
-        self.response = EventStream(headers=self._headers())
-        await self.response.prepare(self._request)
-        await self.response.write(data)
 
     def _put(self, data: bytes) -> None:
-        # Straight to the transport: StreamResponse.write costs 10 µs more a chunk.
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._send(self._open() + data if self.response is None else data)
+
+    def _open(self) -> bytes:
+        # Not aiohttp's general way: that costs 3 % of the instructions of a stream.
+        request = self._request
+        keep_alive = request.keep_alive and self._is_chunked
+        self.response = EventStream(keep_alive=keep_alive)
+        ends = "Transfer-Encoding: chunked\r\n" if self._is_chunked else ""
+        if not keep_alive:
+            ends += "Connection: close\r\n"
+        version = "HTTP/1.1" if self._is_chunked else "HTTP/1.0"
+        return _head(version, self._headers(), ends)
+
+    def _send(self, data: bytes) -> None:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("The client has gone.")
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        self._request.writer.output_size += len(data)  # from now on nothing else can be answered
+        transport.write(data)
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._tick_s, self._tick)
         was_silent, self._is_silent = self._is_silent, True
-        if not was_silent:
-            return
-        if self.response is None:
-            self._sign = self._loop.create_task(self._open(sse.COMMENT))
-        elif not self._request.protocol.writing_paused:
+        if was_silent and not self._request.protocol.writing_paused:
             with suppress(ConnectionResetError):  # then its task is about to be cancelled
                 self._put(sse.COMMENT)
+
+
+def _head(version: str, fields: dict[str, str], ends: str) -> bytes:
+    """The head of a 200; `ends` are the lines that say how its body ends."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+    return f"{version} 200 OK\r\n{lines}{ends}\r\n".encode()

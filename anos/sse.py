@@ -95,6 +95,14 @@ class Splitter:
             raise UpstreamError(f"The upstream sent an event of more than {self._max_bytes} bytes.")
 
 
+def end_of(data: bytes, at: int) -> int:
+    """Where the event that begins at `at` ends, its blank line included; there is one."""
+    end = data.index(b"\n", at)
+    while data[end + 1] != _LF:  # one byte is found ten times as fast as two
+        end = data.index(b"\n", end + 1)
+    return end + 2
+
+
 def parse(event: bytes) -> tuple[str, bytes]:
     """The event type ("" if not named) of one raw event, and its data lines joined with LF."""
     if event.startswith(b"event: "):  # as nearly everybody writes it: two lines and a blank one
