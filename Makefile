@@ -5,7 +5,7 @@ PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hash
 LOCK = $(VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-options $(ARGS)
 NODE_MODULES = tests/node/node_modules/.package-lock.json
 
-.PHONY: help run test check torture bench lock clean
+.PHONY: help run test check torture bench prices lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ torture: test ## the same tests at their full counts: minutes to an hour
 
 bench: $(VENV)/run.stamp ## a small measurement of the cost of a request and of a streamed chunk
 	$(VENV)/bin/python bench/quick.py
+
+prices: $(VENV)/test.stamp ## renew anos/prices.json from the package genai-prices (offline)
+	$(VENV)/bin/python -m bench.refresh_prices
 
 lock: $(VENV)/test.stamp ## renew both lock files from setup.cfg (ARGS="--upgrade")
 	$(VENV)/bin/pip install --quiet pip-tools

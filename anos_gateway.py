@@ -8,38 +8,13 @@ from pathlib import Path
 
 from aiohttp import web
 
-from anos import admin, chat, cli, health, lifecycle, middleware, models, responses, server
-from anos.config import Config
+from anos import cli, lifecycle, middleware, server
+from anos.config_sections import Config
+from anos.routes import HOT, PUBLIC, ROLES, ROUTES
 from anos.state import BOUNDS, DEFAULT_BOUNDS, Bounds
 from anos.store import StoreFault
 
 STORE_SQL = Path(__file__).with_name("store.sql")
-
-# Each /v1 path also answers without /v1 and under /openai/v1.
-ROUTES = (
-    ("POST", "/v1/responses", responses.create),
-    ("GET", "/v1/responses/{id}", responses.retrieve),
-    ("DELETE", "/v1/responses/{id}", responses.delete),
-    ("GET", "/v1/responses/{id}/input_items", responses.input_items),
-    ("POST", "/v1/responses/{id}/cancel", responses.cancel),
-    ("POST", "/v1/chat/completions", chat.create),
-    ("GET", "/v1/models", models.list_models),
-    ("GET", "/v1/models/{id:.+}", models.retrieve_model),
-    ("POST", "/admin/reload", admin.reload),
-)
-# These answer without a key.
-PUBLIC = (
-    ("GET", "/healthz", health.alive),
-    ("GET", "/readyz", health.ready),
-    ("GET", "/health/liveliness", health.liveliness),
-    ("GET", "/health/readiness", health.readiness),
-    ("GET", "/metrics", health.metrics),
-    ("GET", "/openapi.json", health.openapi),
-)
-
-
-# These skip aiohttp's router: it costs as much as a call's own work in memory.
-HOT = (("/v1/responses", responses.create), ("/v1/chat/completions", chat.create))
 
 
 def build_app(
@@ -50,10 +25,12 @@ def build_app(
     templates: dict[middleware.Handler, str] = {
         handler: path.replace(":.+", "") for _, path, handler in ROUTES + PUBLIC
     }
-    public = frozenset[middleware.Handler](handler for _, _, handler in PUBLIC)
+    roles: dict[middleware.Handler, frozenset[str]] = {
+        handler: allowed for routes, allowed in ROLES for _, _, handler in routes
+    }
     app = web.Application(client_max_size=bounds.body_bytes)
     app[BOUNDS] = bounds
-    entry = middleware.gate(app, templates, public)
+    entry = middleware.gate(app, templates, roles)
     app.middlewares.append(entry)
     for method, path, handler in ROUTES + PUBLIC:
         prefixes = ("/v1", "", "/openai/v1") if path.startswith("/v1/") else ("",)

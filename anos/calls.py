@@ -1,5 +1,6 @@
 """One model call as its client sees it, bound to the dialect of whatever route is tried."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import orjson
@@ -10,36 +11,19 @@ from anos.chat_stream import ChunkWriter
 from anos.chat_stream import Reader as ChatReader
 from anos.errors import UpstreamError, reported
 from anos.events import EventWriter
-from anos.items import Answer, Turn
+from anos.extract import Found, chat_texts, completion_texts, output_texts, responses_texts
+from anos.items import Answer, Item, Turn
 from anos.passthrough import ResponsesPassthrough
 from anos.routing import Route
+from anos.scanner import Dialect
+from anos.scanner_dialects import ChatChunks, ResponsesEvents
 from anos.shapes import read_body
+from anos.stream import Stream
 
 _ENCRYPTED = "reasoning.encrypted_content"
 # The fields of a request, beside the items of a turn, whose strings the model reads.
 _READ = ("instructions", "tools", "text")
 _CHAT_READ = ("messages", "tools", "functions", "response_format", "prediction")
-
-
-class Stream(Protocol):
-    """An upstream's event stream on its way to the client."""
-
-    ended: bool  # the upstream said that it is done
-
-    def feed(self, data: bytes) -> bytes:
-        """What the client gets for bytes of the upstream, its terminal event excepted."""
-
-    def finish(self) -> tuple[bytes, Answer]:
-        """At the upstream's end: what closes the open items for the client, and the answer.
-
-        Raises UpstreamError if the upstream reported an error or broke off.
-        """
-
-    def abort(self, status: str, error: dict[str, Any] | None) -> tuple[bytes, Answer]:
-        """The same, where the stream is ended before the upstream's end."""
-
-    def terminal(self, answer: Answer, response: dict[str, Any]) -> bytes:
-        """The end of the client's stream, written after the commit."""
 
 
 class Call(Protocol):
@@ -55,6 +39,27 @@ class Call(Protocol):
 
     def texts(self) -> list[str]:
         """Every string the model will see."""
+
+    def found(self, unsent: Iterable[Item]) -> list[Found]:
+        """The same with sources and places, and that of `unsent` items, which it will not see."""
+
+    def masked(self) -> None:
+        """Something that was `found` was replaced: what was made of it before is made again."""
+
+    def answered(self, answer: Answer) -> list[Found]:
+        """Every string of a whole answer that the client would read."""
+
+    def masked_answer(self) -> None:
+        """Something that was `answered` was replaced."""
+
+    def events(self, now_ms: int) -> Dialect:
+        """How guards read the client's stream."""
+
+    def cap(self, max_output_tokens: int) -> int:
+        """Let the upstream make no more than so many tokens, if the client has set no cap itself.
+
+        Returns how many it may make now.
+        """
 
     def request(self, route: Route) -> bytes:
         """The upstream's request body; raises InvalidRequest for what its dialect cannot carry."""
@@ -97,6 +102,31 @@ class ResponsesCall:
         request = self.turn.request
         settings = [request[name] for name in _READ if request.get(name)]
         return items.texts([*settings, *self.turn.history, *self.turn.input])
+
+    def found(self, unsent: Iterable[Item]) -> list[Found]:
+        turn = self.turn
+        seen = responses_texts(turn.request, turn.history, turn.input, ())
+        return [*seen, *responses_texts({}, [], list(unsent), ())]
+
+    def masked(self) -> None:
+        self._input = None
+        turn = self.turn
+        self.base = items.base_response(
+            turn.request, id=self.response_id, model=turn.model, created_at=self.created_s
+        )
+
+    def answered(self, answer: Answer) -> list[Found]:
+        return [found for item in answer.output for found in output_texts(item)]
+
+    def masked_answer(self) -> None:
+        """The answer is made of its items."""
+
+    def events(self, now_ms: int) -> Dialect:
+        return ResponsesEvents(self.shown(self.base), now_ms)
+
+    def cap(self, max_output_tokens: int) -> int:
+        tokens: int = self.turn.request.setdefault("max_output_tokens", max_output_tokens)
+        return tokens
 
     def request(self, route: Route) -> bytes:
         if route.dialect == "chat":
@@ -143,11 +173,41 @@ class ChatCall:
         self._now_ms = now_ms
         self._turn: Turn | None = None
         self._body = b""  # the completion of a chat upstream, passed on as it is
+        self._completion: dict[str, Any] | None = None  # the same, where guards have read it
         self._is_counted = True  # it has usage
 
     def texts(self) -> list[str]:
         tree = self._tree
         return items.texts([tree[name] for name in _CHAT_READ if tree.get(name)])
+
+    def found(self, unsent: Iterable[Item]) -> list[Found]:
+        return chat_texts(self._tree)
+
+    def masked(self) -> None:
+        """The request is the tree itself."""
+
+    def answered(self, answer: Answer) -> list[Found]:
+        if not self._body:
+            return [found for item in answer.output for found in output_texts(item)]
+        self._completion = read_body(self._body)
+        return completion_texts(self._completion)
+
+    def masked_answer(self) -> None:
+        if self._completion is not None:
+            self._body = orjson.dumps(self._completion)
+
+    def events(self, now_ms: int) -> Dialect:
+        return ChatChunks(wants_usage=self._wants_usage())
+
+    def _wants_usage(self) -> bool:
+        return (self._tree.get("stream_options") or {}).get("include_usage") is True
+
+    def cap(self, max_output_tokens: int) -> int:
+        tree = self._tree
+        tokens: int | None = tree.get("max_completion_tokens") or tree.get("max_tokens")
+        if tokens is None:
+            tokens = tree["max_completion_tokens"] = max_output_tokens
+        return tokens * (tree.get("n") or 1)
 
     def request(self, route: Route) -> bytes:
         if route.dialect == "chat":
@@ -166,8 +226,7 @@ class ChatCall:
         return answer
 
     def open(self, route: Route, now_ms: int) -> Stream:
-        options = self._tree.get("stream_options") or {}
-        wants_usage = options.get("include_usage") is True
+        wants_usage = self._wants_usage()
         if route.dialect == "chat":
             return ChatPassthrough(wants_usage=wants_usage)
         turn = self._canonical()

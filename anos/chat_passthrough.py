@@ -125,7 +125,7 @@ class ChatPassthrough:
             with suppress(ValueError, TypeError, AttributeError, KeyError):
                 for choice in orjson.loads(sse.parse(event)[1])["choices"]:
                     self._choices.add(choice.get("index") or 0)
-                    self._text_bytes += _text_bytes(choice.get("delta") or {})
+                    self._text_bytes += text_bytes(choice.get("delta") or {})
         self._seen, self._seen_bytes = [], 0
 
     def _closing(self) -> bytes:
@@ -184,7 +184,8 @@ def _is_plain(data: bytes) -> bool:
     return data.find(b'"usage"') < 0 or data.count(b'"usage":null') == data.count(b'"usage"')
 
 
-def _text_bytes(delta: dict[str, Any]) -> int:
+def text_bytes(delta: dict[str, Any]) -> int:
+    """Bytes of the texts in a choice's delta."""
     texts = [delta.get("content"), delta.get("refusal"), delta.get("reasoning_content")]
     texts += [
         (call.get("function") or {}).get("arguments") for call in delta.get("tool_calls") or ()

@@ -1,4 +1,4 @@
-"""The command line: `serve` (the default) and `check`."""
+"""The command line: `serve` (the default), and what operators do from a shell."""
 
 import argparse
 import json
@@ -6,13 +6,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anos import __version__, config
+from anos import __version__, cli_audit, cli_guards, cli_keys, cli_spend, config
+from anos.config_sections import Config
 
 # Runs the gateway until it is told to stop: the configuration, and what reads it again for a reload
-# (with the same flags; raises config.ConfigFault).
-Serve = Callable[[config.Config, Callable[[], config.Config]], None]
+# (with the same flags; raises ConfigFault).
+Serve = Callable[[Config, Callable[[], Config]], None]
 
 _OK, _FAULTS = 0, 1  # argparse itself exits with 2 for a wrong command line
+_FLAGS = ("host", "port", "database", "master_key_env")
 
 
 def main(argv: Sequence[str], serve: Serve) -> int:
@@ -20,55 +22,65 @@ def main(argv: Sequence[str], serve: Serve) -> int:
 
     Leaves with SystemExit for --help, --version (0) and a command line it does not know (2).
     """
-    parser = _parser()
-    options = parser.parse_args(argv)
-    if options.json_schema and options.command != "check":
-        parser.error("--json-schema belongs to check")
-    if options.json_schema:
+    options = _parser().parse_args(argv)
+    if getattr(options, "json_schema", False):
         print(json.dumps(config.json_schema(), indent=2))
         return _OK
 
-    def load() -> config.Config:
-        names = ("host", "port", "database", "master_key_env")
-        flags = {name: getattr(options, name) for name in names}
-        return config.load(options.config, flags=flags)
+    def load() -> Config:
+        flags = {name: getattr(options, name, None) for name in _FLAGS}
+        return config.load(getattr(options, "config", None), flags=flags)
 
     try:
         loaded = load()
     except config.ConfigFault as fault:
         print(*fault.faults, sep="\n", file=sys.stderr)
         return _FAULTS
+    if run := getattr(options, "run", None):
+        result: int = run(options, loaded)
+        return result
     if loaded.server.master_key is None and not loaded.keys:
         print("warning: neither server.master_key nor keys: nobody can call", file=sys.stderr)
     if options.command == "check":
-        print(f"{options.config or config.default_file() or 'no file, the built-in stub'}: ok")
+        file = getattr(options, "config", None) or config.default_file()
+        print(f"{file or 'no file, the built-in stub'}: ok")
         return _OK
     serve(loaded, load)
     return _OK
 
 
 def _parser() -> argparse.ArgumentParser:
+    common = _common()
     parser = argparse.ArgumentParser(
         prog="anos_gateway.py",
         description="A self-hosted gateway: the OpenAI Responses API for every model.",
         epilog="Flags beat the environment (ANOS_HOST, ANOS_PORT, PORT, ANOS_DATABASE, "
         "ANOS_MASTER_KEY), which beats the file, which beats the defaults.",
         allow_abbrev=False,
+        parents=[common],
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=("serve", "check"),
-        default="serve",
-        help="serve: run the gateway (the default); check: print every fault of the configuration",
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="default: anos.json, if any")
-    parser.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1")
-    parser.add_argument("--port", type=int, help="default: 4000; 0: one that is free")
-    parser.add_argument("--database", metavar="FILE", help="default: anos.db")
-    parser.add_argument(
+    parser.add_argument("--version", action="version", version=f"anos-gateway {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=words, parents=[common], allow_abbrev=False)
+
+    add("serve", "run the gateway (the default)")
+    check = add("check", "print every fault of the configuration")
+    check.add_argument("--json-schema", action="store_true", help="print the schema instead")
+    for module in (cli_keys, cli_spend, cli_guards, cli_audit):
+        module.add_commands(add)
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    # Without a default, what stands before the command is not overwritten by what is not after it.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--config", type=Path, metavar="FILE", help="default: anos.json, if any")
+    common.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1")
+    common.add_argument("--port", type=int, help="default: 4000; 0: one that is free")
+    common.add_argument("--database", metavar="FILE", help="default: anos.db")
+    common.add_argument(
         "--master-key-env", metavar="NAME", help="environment variable that holds the master key"
     )
-    parser.add_argument("--json-schema", action="store_true", help="with check: print the schema")
-    parser.add_argument("--version", action="version", version=f"anos-gateway {__version__}")
-    return parser
+    return common

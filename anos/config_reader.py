@@ -93,6 +93,8 @@ class Reader:
         return {name: self.read(kind, inner, f"{path}.{name}") for name, inner in value.items()}
 
     def _list(self, kind: Any, value: object, path: str, meta: Meta) -> Any:
+        if isinstance(value, dict) and (meta.extra or {}).get("or_one"):
+            return (self.read(kind, value, path),)
         if not isinstance(value, list) or len(value) < (meta.min_length or 0):
             return self.fault(path, f"must be {meta.description or 'a list'}")
         return tuple(self.read(kind, inner, f"{path}[{i}]") for i, inner in enumerate(value))

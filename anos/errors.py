@@ -13,6 +13,7 @@
       Misdirected               421  invalid_request_error  misdirected_request
       GuardBlocked              400  content_filter_error   400 (number)
       RateLimited               429  rate_limit_error       429 (number)
+      BudgetExceeded            429  budget_exceeded        insufficient_quota
       Unavailable               503  server_error           service_unavailable
       UpstreamError             502  upstream_error         upstream_error
         UpstreamTimeout         504  upstream_error         upstream_timeout
@@ -159,6 +160,15 @@ class RateLimited(GatewayError):
     type = "rate_limit_error"
     code = 429
     message = "Rate limit exceeded"
+
+
+class BudgetExceeded(GatewayError):
+    """A budget has not enough left for what this call may cost; to ask again soon is useless."""
+
+    status = 429
+    type = "budget_exceeded"
+    code = "insufficient_quota"
+    message = "Budget has been exceeded!"
 
 
 class Unavailable(GatewayError):

@@ -9,7 +9,7 @@ from anos.state import EXCHANGE, SERVING
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The whole body, inflated.
+    """The whole body, inflated; the ledger keeps of it what the key asks for.
 
     Raises UnsupportedMedia, BodyTooLarge, RequestTimeout, or Unavailable if there is no room.
     """
@@ -23,8 +23,11 @@ async def read_body(request: web.Request) -> bytes:
         and content.exception() is None
         and content.total_bytes <= request.client_max_size
     ):
-        return content.read_nowait(-1)
-    return await _gathered(request)
+        body = content.read_nowait(-1)
+    else:
+        body = await _gathered(request)
+    request[SERVING].ledger.keep_request(request[EXCHANGE], body)
+    return body
 
 
 async def _gathered(request: web.Request) -> bytes:

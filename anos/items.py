@@ -36,12 +36,23 @@ class Answer(Struct):
     text_bytes: int | None = None  # of the text produced, where the output itself was not kept
 
 
+_random: list[str] = []
+
+
+def random_hex(size: int) -> str:
+    """`size` random bytes, at most 16, as hexadecimal digits; asked for in larger pieces."""
+    if not _random:
+        pieces = os.urandom(16 * 64).hex()
+        _random.extend(pieces[at : at + 32] for at in range(0, len(pieces), 32))
+    return _random.pop()[: 2 * size]
+
+
 def new_id(prefix: str, now_ms: int) -> str:
     """A fresh id like `msg_019a3c…`: prefix, milliseconds, 80 random bits.
 
     Ids made later sort later, which keeps the inserts of the store at the end of its index.
     """
-    return f"{prefix}_{now_ms:012x}{os.urandom(10).hex()}"
+    return f"{prefix}_{now_ms:012x}{random_hex(10)}"
 
 
 def usage(

@@ -9,23 +9,27 @@ from pathlib import Path
 import orjson
 from aiohttp import web
 
+from anos import changes, pricing, screening, secret, upkeep
 from anos import config as configuration
-from anos.config import Config, ConfigFault
+from anos.budgets import Budgets
+from anos.config import ConfigFault
+from anos.config_sections import Config, Provider
+from anos.errors import InvalidModel, Unavailable
 from anos.keys import Keyring
-from anos.ledger import Ledger
-from anos.limits import Limits
+from anos.ledger import Exchange, Ledger
+from anos.limits import Limits, Scope
 from anos.metrics import Metrics
-from anos.routing import Router
+from anos.routing import STUB, Router
 from anos.runs import Runs
 from anos.state import BOUNDS, GATEWAY, Gateway, Live
-from anos.store import Store, StoreError
-from anos.upstream import Upstream
-from guards.keywords import Keywords
+from anos.store import LogChange, Store, StoreError
+from anos.upstream import MODERATIONS, Upstream
 
 logger = logging.getLogger("anos")
 
-STUB = "stub:"
 _DAY_MS = 86_400_000
+# What the windows of rate limits reach back.
+_WINDOW_MS = 60_000
 # Expired responses go in small batches all day long rather than in one long one at night.
 _RETENTION_EVERY_S = 60.0
 # A request that was let in just before a reload begins to be a run within this time.
@@ -44,14 +48,26 @@ def contexts(
     async def gateway_context(app: web.Application) -> AsyncIterator[None]:
         stub, stub_url = await _start_stub(config)
         server = config.server
-        store = await Store.open(Path(server.database), sql, synchronous=server.synchronous)
+        root = secret.load(server)
+        store = await Store.open(
+            Path(server.database),
+            sql,
+            secret.derive(root, "audit"),
+            synchronous=server.synchronous,
+        )
+        await upkeep.sign(store, now_ms=time.time_ns() // 1_000_000)
         await store.fail_unfinished(time.time_ns() // 1_000_000, _restarted)
-        metrics = Metrics()
+        if lost := await store.charge_lost():
+            logger.warning("%d calls were lost in a crash; what they held is charged", lost)
+        keyring = Keyring(config, await store.keys())
+        _report(keyring)
+        metrics, budgets = Metrics(), Budgets()
         gateway = app[GATEWAY] = Gateway(
-            live=live_of(config, {}, stub_url),
+            live=live_of(config, keyring, {}, stub_url),
             store=store,
-            ledger=Ledger(store, metrics),
-            limits=Limits(config.limits),
+            ledger=Ledger(store, metrics, budgets, secret.derive(root, "clients")),
+            limits=Limits(),
+            budgets=budgets,
             metrics=metrics,
             runs=Runs(),
             stub_url=stub_url,
@@ -59,6 +75,7 @@ def contexts(
             load=load,
         )
         metrics.models = frozenset(gateway.live.router.names)
+        await _restore(gateway)
         retention = asyncio.create_task(_retire(gateway))
         yield
         # What was let in just before the drain and got past it; its upstream closes below.
@@ -83,13 +100,39 @@ async def drain(app: web.Application) -> None:
     await gateway.runs.wait(gateway.live.config.server.drain_s)
     gateway.runs.cancel_all(_SHUTTING_DOWN)
     await gateway.runs.wait(_CLOSING_S)
+    for subscriber in gateway.subscribers:
+        subscriber.close()
 
 
-def reload(gateway: Gateway) -> list[str]:
+async def reload(gateway: Gateway, exchange: Exchange | None = None) -> list[str]:
     """Swap the configuration as it is on disk now in; returns the paths that changed.
 
-    Raises ConfigFault and keeps the last good one. A running request keeps the one it began with.
+    `exchange` is the request that asks for it; None: a signal. Raises ConfigFault and keeps the
+    last good one. A running request keeps the one it began with.
     """
+    return await changes.unbroken(gateway, _reload(gateway, exchange))
+
+
+async def _reload(gateway: Gateway, exchange: Exchange | None) -> list[str]:
+    async with gateway.changing:
+        new = _next(gateway)
+        lines = configuration.diff(gateway.live.config, new)
+        before = gateway.live.keyring
+        keyring = Keyring(new, before.records.values())
+        if broken := keyring.faults.keys() - before.faults.keys():
+            raise ConfigFault([f"key {name}: {keyring.faults[name]}" for name in sorted(broken)])
+        try:
+            change = changes.record(exchange, "config.reload", "config", after=lines)
+            await changes.commit(gateway, LogChange(change))
+        except Unavailable as exc:
+            raise ConfigFault([exc.message]) from None
+        _report(keyring)
+        await _swap(gateway, new, keyring)
+        return lines
+
+
+def _next(gateway: Gateway) -> Config:
+    """The configuration as it is on disk now, if the running gateway can take it."""
     if gateway.load is None:
         raise ConfigFault(["there is no configuration to read again"])
     old, new = gateway.live.config, gateway.load()
@@ -97,45 +140,118 @@ def reload(gateway: Gateway) -> list[str]:
         raise ConfigFault(faults)
     if gateway.stub_url == "" and _uses_stub(new):
         raise ConfigFault(["providers: the built-in stub is started with the gateway; restart it"])
+    return new
+
+
+async def _swap(gateway: Gateway, new: Config, keyring: Keyring) -> None:
     previous = gateway.live.upstreams
-    gateway.live = live_of(new, previous, gateway.stub_url)
-    gateway.limits.configure(new.limits)
+    gateway.live = live_of(new, keyring, previous, gateway.stub_url)
+    gateway.limits.configure(gateway.live.scopes)
     gateway.metrics.models = frozenset(gateway.live.router.names)
+    await restore_budgets(gateway)
     kept = set(map(id, gateway.live.upstreams.values()))
     for upstream in previous.values():
         if id(upstream) not in kept:
             closing = asyncio.create_task(_close_when_idle(gateway, upstream))
             gateway.closing.add(closing)
             closing.add_done_callback(gateway.closing.discard)
-    return configuration.diff(old, new)
 
 
 def reload_on_signal(app: web.Application) -> None:
     """Reload because of SIGHUP: what changed, or every fault, goes to the log."""
+    gateway = app[GATEWAY]
+    task = asyncio.create_task(_reload_logged(gateway))
+    gateway.closing.add(task)
+    task.add_done_callback(gateway.closing.discard)
+
+
+async def _reload_logged(gateway: Gateway) -> None:
     try:
-        changes = reload(app[GATEWAY])
+        lines = await reload(gateway)
     except ConfigFault as fault:
         logger.error("configuration not changed: %s", "; ".join(fault.faults))
     else:
-        logger.info("configuration reloaded: %s", ", ".join(changes) or "nothing changed")
+        logger.info("configuration reloaded: %s", ", ".join(lines) or "nothing changed")
 
 
-def live_of(config: Config, upstreams: dict[str, Upstream], stub_url: str) -> Live:
+async def restore_budgets(gateway: Gateway) -> None:
+    """Take the budgets of the present keys; those that are new learn what was spent already."""
+    now_ms = time.time_ns() // 1_000_000
+    plan, new = gateway.budgets.plan(gateway.live.keyring.accounts)
+    sums = await gateway.store.spent(
+        [(*_payer(account), budget.window.bounds(now_ms)[0]) for account, budget in new]
+    )
+    for (_, budget), micro in zip(new, sums, strict=True):
+        budget.restore(now_ms, micro)
+    gateway.budgets.take(plan)
+
+
+async def _restore(gateway: Gateway) -> None:
+    """Fill budgets and limits with what the ledger knows from before the start."""
+    await restore_budgets(gateway)
+    now_ms = time.time_ns() // 1_000_000
+    live = gateway.live
+
+    def scopes_of(key: str, owner: str, model: str | None) -> list[Scope]:
+        caller = live.keyring.by_name.get(key)
+        scopes = list(caller.scopes) if caller is not None else []
+        try:
+            scope = live.router.resolve(model)[0].scope if model is not None else None
+        except InvalidModel:  # configured no more
+            scope = None
+        return scopes if scope is None else [*scopes, scope]
+
+    rows = await gateway.store.recent(now_ms - _WINDOW_MS)
+    gateway.limits.restore(rows, scopes_of, now_ms)
+
+
+def _payer(account: str) -> tuple[str, str]:
+    """How the ledger finds what an account has spent: by which column, and its value."""
+    kind, _, name = account.partition(":")
+    return {"key": ("key", name), "project": ("project", account)}.get(kind, ("all", ""))
+
+
+def live_of(
+    config: Config, keyring: Keyring, upstreams: dict[str, Upstream], stub_url: str
+) -> Live:
     """Everything made from `config`; upstreams of unchanged providers keep their connections."""
-    phrases = config.guards.keywords.phrases
-    looks = config.guards.keywords.input == "block" and phrases
+    kept: dict[str, Upstream] = {}
+    for name, (provider, path) in _connections(config).items():
+        known = upstreams.get(name)
+        is_same = known is not None and known.provider == provider
+        url = stub_url if provider.base_url == STUB else ""
+        kept[name] = known if known and is_same else Upstream(provider, url, path)
     return Live(
         config=config,
-        keyring=Keyring(config),
-        router=Router(config),
-        keywords=Keywords(phrases) if looks else None,
-        upstreams={
-            name: upstreams[name]
-            if name in upstreams and upstreams[name].provider == provider
-            else Upstream(provider, stub_url if provider.base_url == STUB else "")
-            for name, provider in config.providers.items()
-        },
+        keyring=keyring,
+        router=Router(config, _prices(config)),
+        profiles=screening.profiles_of(config, kept),
+        upstreams=kept,
     )
+
+
+def _connections(config: Config) -> dict[str, tuple[Provider, str]]:
+    """By name the providers, and those whose endpoint for moderation a profile asks."""
+    found = {name: (provider, "") for name, provider in config.providers.items()}
+    for profile in (config.guards, *config.guards.profiles.values()):
+        moderation = profile.moderation
+        if moderation.backend == "endpoint" and moderation.provider is not None:
+            provider = config.providers[moderation.provider]
+            found[moderation.provider + MODERATIONS] = (provider, MODERATIONS)
+    return found
+
+
+def _report(keyring: Keyring) -> None:
+    """Log which keys that were made through the API are not in force."""
+    for name, why in keyring.faults.items():
+        logger.error("key %s lets nobody in: %s", name, why)
+    for name in keyring.shadowed:
+        logger.warning("key %s is in the configuration too, which is in force", name)
+
+
+def _prices(config: Config) -> pricing.Prices | None:
+    """The price list that comes with the gateway, where a model has no price of its own."""
+    return pricing.load() if any(model.price is None for model in config.models.values()) else None
 
 
 def _uses_stub(config: Config) -> bool:
@@ -155,12 +271,18 @@ def _restarted(body: bytes) -> bytes:
 
 
 async def expire(gateway: Gateway) -> None:
-    """Remove the responses that are older than their days; what cannot be written is logged."""
-    days = gateway.live.config.retention.responses_days
+    """Remove what is older than its days, and sign the logs; what cannot be written is logged."""
+    retention, now_ms = gateway.live.config.retention, time.time_ns() // 1_000_000
     try:
-        await gateway.store.retire(time.time_ns() // 1_000_000 - days * _DAY_MS)
+        await gateway.store.retire(now_ms - retention.responses_days * _DAY_MS)
+        await upkeep.tend(
+            gateway.store,
+            responses_days=retention.responses_days,
+            audit_days=retention.audit_days,
+            now_ms=now_ms,
+        )
     except StoreError as exc:
-        logger.error("expired responses could not be removed: %s", exc)
+        logger.error("what has expired could not be removed: %s", exc)
 
 
 async def _retire(gateway: Gateway) -> None:

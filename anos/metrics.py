@@ -52,6 +52,9 @@ class Metrics:
         self._requests: dict[tuple[str, int], int] = {}
         self._errors: dict[tuple[str, str], int] = {}
         self._tokens: dict[str, list[int]] = {}  # input, output
+        self._costs: dict[str, int] = {}  # micro-dollars
+        self._overruns: dict[str, int] = {}
+        self._warnings: dict[str, int] = {}
         # A count for each bucket, one for what is above them all, then the sum of the seconds.
         self._durations: dict[str, list[float]] = {}
 
@@ -77,6 +80,22 @@ class Metrics:
         counts[0] += input_tokens
         counts[1] += output_tokens
 
+    def cost(self, model: str, micro: int) -> None:
+        """What one exchange cost, in micro-dollars."""
+        model = model if model in self.models else OTHER
+        self._costs[model] = self._costs.get(model, 0) + micro
+
+    def overrun(self, model: str) -> None:
+        """An exchange cost more than was reserved for it."""
+        model = model if model in self.models else OTHER
+        self._overruns[model] = self._overruns.get(model, 0) + 1
+
+    def budget_warning(self, budget: str) -> None:
+        """A call was let in above the soft amount of a budget, "key:ci month"."""
+        if budget not in self._warnings and len(self._warnings) >= MAX_ERROR_SERIES:
+            budget = OTHER
+        self._warnings[budget] = self._warnings.get(budget, 0) + 1
+
     def render(self) -> tuple[bytes, str]:
         """The body and the Content-Type of `GET /metrics`, in Prometheus' text format."""
         # Imported when first asked for: a gateway nobody scrapes need not hold it.
@@ -87,7 +106,7 @@ class Metrics:
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def collect(self) -> "Iterator[Metric]":
-        """The four families as prometheus-client wants them from a collector."""
+        """The families as prometheus-client wants them from a collector."""
         from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily
 
         requests = CounterMetricFamily(
@@ -113,6 +132,23 @@ class Metrics:
         for route, (*counts, total) in self._durations.items():
             seconds.add_metric((route,), list(zip(bounds, accumulate(counts), strict=True)), total)
         yield from (requests, errors, tokens, seconds)
+        yield from self._money()
+
+    def _money(self) -> "Iterator[Metric]":
+        from prometheus_client.metrics_core import CounterMetricFamily
+
+        costs = CounterMetricFamily("anos_cost_usd", "Dollars spent.", labels=("model",))
+        for model, micro in self._costs.items():
+            costs.add_metric((model,), micro / 1e6)
+        for name, help_text, label, counts in (
+            ("anos_overruns", "Calls that cost more than reserved.", "model", self._overruns),
+            ("anos_budget_warnings", "Calls over a soft budget.", "budget", self._warnings),
+        ):
+            family = CounterMetricFamily(name, help_text, labels=(label,))
+            for value, count in counts.items():
+                family.add_metric((value,), count)
+            yield family
+        yield costs
 
     def _error(self, route: str, code: str) -> None:
         key = (route, code)

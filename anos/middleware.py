@@ -11,6 +11,7 @@ from aiohttp.typedefs import Middleware
 
 from anos.errors import (
     BodyTooLarge,
+    Forbidden,
     GatewayError,
     InvalidRequest,
     MethodNotAllowed,
@@ -33,7 +34,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # With the published key, a page in a browser must not get in by a name that leads to this machine.
 _LOCAL_HOSTS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
 _PREFLIGHT = {
-    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
     # The wildcard alone would leave Authorization out.
     "Access-Control-Allow-Headers": "Authorization, *",
     "Access-Control-Max-Age": "600",
@@ -41,9 +42,14 @@ _PREFLIGHT = {
 
 
 def gate(
-    app: web.Application, templates: Mapping[Handler, str], public: frozenset[Handler]
+    app: web.Application,
+    templates: Mapping[Handler, str],
+    roles: Mapping[Handler, frozenset[str]],
 ) -> Middleware:
-    """The one middleware: `templates` names each handler's route; all but `public` need a key."""
+    """The one middleware: `templates` names each handler's route, `roles` who may ask it.
+
+    A handler without roles answers without a key.
+    """
 
     @web.middleware
     async def entry(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -64,8 +70,11 @@ def gate(
         try:
             if live.config.default_key and not _names_this_machine(request):
                 raise Misdirected
-            if handler in templates and handler not in public:
-                exchange.caller = live.keyring.authenticate(request.headers)
+            if (allowed := roles.get(handler)) is not None:
+                exchange.caller = caller = live.keyring.authenticate(request.headers)
+                exchange.client = gateway.ledger.client(request.remote)
+                if caller.role not in allowed:
+                    raise Forbidden(f"A key of the role '{caller.role}' may not do this.")
             response = await handler(request)
         except Exception as exc:
             if _has_begun(request) or isinstance(exc, ConnectionError):

@@ -5,8 +5,24 @@ https://spec.openapis.org/oas/v3.1.1.html
 
 from typing import Any, get_args
 
-from anos import validation
-from anos.openapi_schemas import STRING, Schema, ref, schemas
+from anos import (
+    openapi_admin,
+    openapi_admin_schemas,
+    openapi_litellm,
+    openapi_schemas,
+    validation,
+)
+from anos.openapi_parts import (
+    SENT,
+    STRING,
+    Schema,
+    in_path,
+    json_answer,
+    json_body,
+    operation,
+    query,
+    ref,
+)
 
 
 def document(version: str) -> dict[str, Any]:
@@ -20,21 +36,38 @@ def document(version: str) -> dict[str, Any]:
             "description": "Each path under `/v1` answers also without `/v1`, and under "
             "`/openai/v1`. Unknown fields of a request body go to the upstream. `null` means that "
             "an optional field was not sent. Every answer has `x-request-id`, "
-            "`openai-processing-ms` and `anos-overhead-ms`, and `x-ratelimit-*` where the key has "
-            "a limit; an error says with `Retry-After` and `x-should-retry` whether to try again.",
+            "`openai-processing-ms` and `anos-overhead-ms`, that of a model call `x-ratelimit-*` "
+            "where a limit holds and `anos-budget-warning` above a soft budget; an error says with "
+            "`Retry-After` and `x-should-retry` whether to try again. Keys of the roles `key` and "
+            "`admin` may ask what is under `/v1`; what other paths ask for, they say.",
         },
         "servers": [{"url": "/"}],
         "security": [{name: []} for name in _SECURITY],
-        "tags": [{"name": name} for name in ("responses", "chat", "models", "operation")],
+        "tags": [{"name": name} for name in _TAGS],
         "paths": _paths(),
         "components": {
             "securitySchemes": _SECURITY,
-            "schemas": schemas(),
-            "responses": {status: _json("Error", text) for status, text in _ERRORS.items()},
+            "schemas": {
+                **openapi_schemas.schemas(),
+                **openapi_admin_schemas.schemas(),
+                **openapi_litellm.schemas(),
+            },
+            "responses": {status: json_answer("Error", text) for status, text in _ERRORS.items()},
         },
     }
 
 
+_TAGS = (
+    "responses",
+    "chat",
+    "moderations",
+    "models",
+    "keys",
+    "ledger",
+    "audit",
+    "LiteLLM",
+    "operation",
+)
 _SECURITY: dict[str, Schema] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     **{
@@ -44,23 +77,24 @@ _SECURITY: dict[str, Schema] = {
 }
 _ERRORS = {
     "400": "The request is wrong; `error.param` is the path of the field.",
-    "401": "No key, an unknown key, or two different ones.",
-    "403": "The key may not do this, or not use this model.",
+    "401": "No key, an unknown, blocked or expired one, or two different ones.",
+    "403": "The key's role may not do this, or the key not use this model.",
     "404": "There is no such thing, or it belongs to someone else.",
     "408": "The body came too slowly.",
     "413": "The body is over 100 MiB.",
     "415": "The body has an encoding other than gzip and identity.",
-    "429": "The key's rate limit is reached; `Retry-After` says for how long.",
+    "429": "A rate limit is reached, and `Retry-After` says for how long; or a budget has not "
+    "enough left for what the call may cost: `insufficient_quota`.",
     "500": "The gateway met an internal error.",
     "502": "The upstream failed.",
     "503": "The database cannot be written, the gateway drains, or it is full.",
     "504": "The upstream took too long.",
 }
 _CALL_ERRORS = ("400", "401", "403", "408", "413", "415", "429", "500", "502", "503", "504")
-_READ_ERRORS = ("400", "401", "404", "500", "503")
+_READ_ERRORS = ("400", "401", "403", "404", "500", "503")
 _KEYLESS: list[Any] = []  # what the `security` of an operation says that needs no key
 
-_ID: Schema = {"name": "id", "in": "path", "required": True, "schema": STRING}
+_ID = in_path("id")
 _INCLUDE: Schema = {
     "name": "include",
     "in": "query",
@@ -68,39 +102,11 @@ _INCLUDE: Schema = {
 }
 
 
-def _query(name: str, schema: Schema, description: str) -> Schema:
-    return {"name": name, "in": "query", "schema": schema, "description": description}
-
-
-def _json(schema: str, description: str) -> Schema:
-    return {
-        "description": description,
-        "content": {"application/json": {"schema": ref(schema)}},
-    }
-
-
 def _streamed(schema: str, event: str, description: str) -> Schema:
     """A JSON answer, or with `stream: true` server-sent events whose `data` are `event`."""
-    answer = _json(schema, description)
+    answer = json_answer(schema, description)
     answer["content"]["text/event-stream"] = {"schema": ref(event)}
     return answer
-
-
-def _operation(
-    name: str, tag: str, summary: str, answer: Schema, errors: tuple[str, ...], **more: Any
-) -> Schema:
-    failures = {status: {"$ref": f"#/components/responses/{status}"} for status in errors}
-    return {
-        "operationId": name,
-        "tags": [tag],
-        "summary": summary,
-        **more,
-        "responses": {"200": answer, **failures},
-    }
-
-
-def _body(schema: str) -> Schema:
-    return {"required": True, "content": {"application/json": {"schema": ref(schema)}}}
 
 
 def _paths() -> dict[str, Any]:
@@ -110,17 +116,17 @@ def _paths() -> dict[str, Any]:
         also = f"Also served as `{bare}` and `/openai/v1{bare}`."
         paths[path] = {
             method: {
-                **operation,
-                "description": f"{operation.get('description', '')} {also}".strip(),
+                **described,
+                "description": f"{described.get('description', '')} {also}".strip(),
             }
-            for method, operation in operations.items()
+            for method, described in operations.items()
         }
-    return {**paths, **_OPERATION}
+    return {**paths, **openapi_admin.PATHS, **openapi_litellm.PATHS, **_KEYLESS_PATHS}
 
 
 _VERSIONED: dict[str, dict[str, Schema]] = {
     "/v1/responses": {
-        "post": _operation(
+        "post": operation(
             "createResponse",
             "responses",
             "Create a response",
@@ -131,27 +137,27 @@ _VERSIONED: dict[str, dict[str, Schema]] = {
                 "Response that is `queued`.",
             ),
             _CALL_ERRORS,
-            requestBody=_body("CreateResponse"),
+            requestBody=json_body("CreateResponse"),
         )
     },
     "/v1/responses/{id}": {
-        "get": _operation(
+        "get": operation(
             "retrieveResponse",
             "responses",
             "A stored response, or one that is running",
-            _json("Response", "The Response."),
+            json_answer("Response", "The Response."),
             _READ_ERRORS,
             parameters=[
                 _ID,
                 _INCLUDE,
-                _query("stream", {"const": False}, "A stored response cannot be streamed."),
+                query("stream", {"const": False}, "A stored response cannot be streamed."),
             ],
         ),
-        "delete": _operation(
+        "delete": operation(
             "deleteResponse",
             "responses",
             "Delete a response for good",
-            _json(
+            json_answer(
                 "DeletedResponse", "It is gone, and responses that continue it cannot be continued."
             ),
             _READ_ERRORS,
@@ -159,39 +165,39 @@ _VERSIONED: dict[str, dict[str, Schema]] = {
         ),
     },
     "/v1/responses/{id}/input_items": {
-        "get": _operation(
+        "get": operation(
             "listInputItems",
             "responses",
             "What the model was given, inherited context included",
-            _json("ItemList", "One page of items."),
+            json_answer("ItemList", "One page of items."),
             _READ_ERRORS,
             parameters=[
                 _ID,
-                _query(
+                query(
                     "limit",
                     {"type": "integer", "minimum": 1, "maximum": 100, "default": 20},
                     "Items on a page.",
                 ),
-                _query(
+                query(
                     "order", {"enum": ["asc", "desc"], "default": "desc"}, "`desc`: newest first."
                 ),
-                _query("after", STRING, "The id of the last item of the page before."),
+                query("after", STRING, "The id of the last item of the page before."),
                 _INCLUDE,
             ],
         )
     },
     "/v1/responses/{id}/cancel": {
-        "post": _operation(
+        "post": operation(
             "cancelResponse",
             "responses",
             "Cancel a response that is running",
-            _json("Response", "The cancelled Response; a second time the same."),
+            json_answer("Response", "The cancelled Response; a second time the same."),
             _READ_ERRORS,
             parameters=[_ID],
         )
     },
     "/v1/chat/completions": {
-        "post": _operation(
+        "post": operation(
             "createChatCompletion",
             "chat",
             "Create a chat completion",
@@ -201,25 +207,35 @@ _VERSIONED: dict[str, dict[str, Schema]] = {
                 "The completion; with `stream` its chunks, then `data: [DONE]`.",
             ),
             _CALL_ERRORS,
-            requestBody=_body("CreateChatCompletion"),
+            requestBody=json_body("CreateChatCompletion"),
+        )
+    },
+    "/v1/moderations": {
+        "post": operation(
+            "createModeration",
+            "moderations",
+            "Ask what texts violate",
+            json_answer("Moderation", "A result for each text, or one for all text parts."),
+            (*SENT, "502", "504"),
+            requestBody=json_body("CreateModeration"),
         )
     },
     "/v1/models": {
-        "get": _operation(
+        "get": operation(
             "listModels",
             "models",
             "The models the key may use",
-            _json("ModelList", "The models with a name of their own."),
-            ("401", "500"),
+            json_answer("ModelList", "The models with a name of their own."),
+            ("401", "403", "500"),
         )
     },
     "/v1/models/{id}": {
-        "get": _operation(
+        "get": operation(
             "retrieveModel",
             "models",
             "One model, also one that a wildcard serves",
-            _json("Model", "The model."),
-            ("401", "404", "500"),
+            json_answer("Model", "The model."),
+            ("401", "403", "404", "500"),
             parameters=[_ID],
             description="Slashes in the name may be written as they are.",
         )
@@ -228,18 +244,18 @@ _VERSIONED: dict[str, dict[str, Schema]] = {
 
 
 def _probe(name: str, summary: str, *failures: str) -> dict[str, Schema]:
-    answers = {status: _json("Status", "It is not.") for status in failures}
-    operation = _operation(name, "operation", summary, _json("Status", "It is."), ())
-    operation["responses"] |= answers
-    return {"get": {**operation, "security": _KEYLESS}}
+    answers = {status: json_answer("Status", "It is not.") for status in failures}
+    probe = operation(name, "operation", summary, json_answer("Status", "It is."), ())
+    probe["responses"] |= answers
+    return {"get": {**probe, "security": _KEYLESS}}
 
 
-_OPERATION: dict[str, dict[str, Schema]] = {
+_KEYLESS_PATHS: dict[str, dict[str, Schema]] = {
     "/healthz": _probe("health", "Whether the process answers"),
     "/readyz": _probe("readiness", "Whether model calls can be taken", "503"),
     "/health/liveliness": {
         "get": {
-            **_operation(
+            **operation(
                 "liveliness",
                 "operation",
                 "Whether the process answers, as LiteLLM says it",
@@ -256,7 +272,7 @@ _OPERATION: dict[str, dict[str, Schema]] = {
         "databaseReadiness", "Whether the database is connected, as LiteLLM says it", "503"
     ),
     "/metrics": {
-        "get": _operation(
+        "get": operation(
             "metrics",
             "operation",
             "Counters and latencies in the text format of Prometheus",
@@ -267,7 +283,7 @@ _OPERATION: dict[str, dict[str, Schema]] = {
         )
     },
     "/openapi.json": {
-        "get": _operation(
+        "get": operation(
             "describe",
             "operation",
             "This document",
@@ -277,15 +293,6 @@ _OPERATION: dict[str, dict[str, Schema]] = {
             },
             (),
             security=_KEYLESS,
-        )
-    },
-    "/admin/reload": {
-        "post": _operation(
-            "reload",
-            "operation",
-            "Read the configuration again",
-            _json("Changes", "What has changed; on a fault (400) the last good one stays."),
-            ("400", "401", "403", "500"),
         )
     },
 }

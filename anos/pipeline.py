@@ -3,26 +3,39 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+import orjson
 from aiohttp import web
 from msgspec import Struct
 
 from anos import items
-from anos.calls import Call, Stream, as_stream
-from anos.errors import Forbidden, GatewayError, GuardBlocked, Unavailable, UpstreamError
-from anos.items import Answer, Item
+from anos.bounds import input_bound
+from anos.calls import Call, as_stream
+from anos.errors import (
+    BudgetExceeded,
+    Forbidden,
+    GatewayError,
+    GuardBlocked,
+    InvalidRequest,
+    RateLimited,
+    Unavailable,
+    UpstreamError,
+)
+from anos.items import Answer
 from anos.keys import Caller
 from anos.ledger import CLIENT_LEFT, Exchange, note_failure
 from anos.middleware import report
-from anos.pricing import estimate
+from anos.pricing import estimate, most
 from anos.relay import ClientStream, Whole
 from anos.routing import Route
 from anos.runs import Run
+from anos.scanner import Scanned
+from anos.screening import Profile, receipt_of, screen_answer, screened
 from anos.state import Gateway, Live
-from anos.store import ResponseRecord, StoreFailed
+from anos.store import ReservationRecord, ResponseRecord, StoreFailed
+from anos.stream import Stream
 from anos.upstream import Answering, Unreachable
 
 logger = logging.getLogger("anos")
@@ -34,14 +47,17 @@ _STREAM_HEADERS = {
 }
 # The answers after which another route may do better; everything else is the request's own fault.
 _ROUTE_FAULTS = frozenset({408, 429})
+# What is held of a limit of tokens for an answer that the client has set no cap for.
+USUAL_OUTPUT_TOKENS = 256
 
 
-def admit(
+async def admit(
     gateway: Gateway, live: Live, exchange: Exchange, caller: Caller, model: str
 ) -> tuple[Route, ...]:
     """The routes of a call that may begin; its request counts against the limits.
 
-    Raises InvalidModel, Forbidden, RateLimited, or Unavailable while nothing can be written.
+    Waits for a slot where a limit has a queue. Raises InvalidModel, Forbidden, RateLimited, or
+    Unavailable while nothing can be written.
     """
     routes = live.router.resolve(model)
     if not caller.may_use(model):
@@ -49,24 +65,44 @@ def admit(
             f"This key may not use the model '{model}'.", param="model", code="model_not_allowed"
         )
     exchange.model = model
-    if gateway.is_draining:
-        raise Unavailable("The gateway is shutting down.")
-    gateway.ledger.check()
-    exchange.headers.update(gateway.limits.take(caller))
+    _check(gateway)
+    scope = routes[0].scope
+    scopes = caller.scopes if scope is None else (*caller.scopes, scope)
+    if scopes:
+        grant = gateway.limits.try_take(scopes)
+        if grant is None:
+            grant = await gateway.limits.take(scopes, caller.key)
+            exchange.grant = grant
+            _check(gateway)
+        exchange.grant = grant
+    exchange.counted = 1
     return routes
 
 
-def guard(live: Live, call: Call, unsent: Iterable[Item] = ()) -> None:
-    """Raises GuardBlocked if a banned phrase is in anything the model would see.
+def _check(gateway: Gateway) -> None:
+    if gateway.is_draining:
+        raise Unavailable("The gateway is shutting down.")
+    gateway.ledger.check()
 
-    `unsent` are items of the request that no model will see; they are refused all the same.
+
+def bound(call: Call, routes: tuple[Route, ...], body: bytes, cap: int) -> tuple[int, int]:
+    """Tokens of input, and micro-dollars, that a call can come to at most on any of its routes.
+
+    `body` is the request for the first, `cap` the most tokens of output. Raises InvalidRequest for
+    what has no known price.
     """
-    if live.keywords is None:
-        return
-    find = live.keywords.find
-    for text in (*call.texts(), *items.texts(unsent)):
-        if find(text) is not None:
-            raise GuardBlocked
+    tokens, micro = 0, 0
+    for route in routes:
+        if route.price is None:
+            raise InvalidRequest(
+                f"This key has a budget, and no price is known for '{route.deployment}'.",
+                param="model",
+                code="unpriced_model",
+            )
+        most_input = input_bound(body if route is routes[0] else call.request(route), route)
+        tokens = max(tokens, most_input)
+        micro = max(micro, most(route.price, most_input, cap))
+    return tokens, micro
 
 
 class Work(Struct, eq=False):
@@ -82,6 +118,38 @@ class Work(Struct, eq=False):
     route: Route | None = None  # the one that is tried, or answered
     answering: Answering | None = None
     stream: Stream | None = None
+    body: bytes = b""  # for the first route
+    deltas: int = 0  # that came from the upstream
+
+    def reserve(self) -> ReservationRecord | None:
+        """Make the first route's request; hold what it may use of token limits and budgets.
+
+        Returns what must be durable before an upstream is called. Raises RateLimited and
+        BudgetExceeded, and InvalidRequest for what a budget cannot bound.
+        """
+        exchange, call, route = self.exchange, self.call, self.routes[0]
+        assert exchange.caller is not None
+        has_budget = bool(exchange.caller.accounts)
+        cap = call.cap(route.max_output_tokens) if has_budget else None
+        self.body = body = call.request(route)
+        try:
+            if exchange.grant is not None:
+                exchange.grant.reserve_tokens(estimate(len(body)) + (cap or USUAL_OUTPUT_TOKENS))
+            if has_budget:
+                return self._hold(cap or 0)
+        except (RateLimited, BudgetExceeded):
+            if exchange.grant is not None:
+                exchange.grant.undo()
+            exchange.grant, exchange.counted = None, 0  # what is refused does not count
+            raise
+        if call.background:
+            # Nothing to hold; but if a crash ends it, its exchange is in the ledger all the same.
+            return self.gateway.ledger.reserve(exchange, 0, (0, 0))
+        return None
+
+    def _hold(self, cap: int) -> ReservationRecord:
+        tokens, micro = bound(self.call, self.routes, self.body, cap)
+        return self.gateway.ledger.reserve(self.exchange, micro, (tokens, cap))
 
     async def foreground(self, request: web.Request) -> web.StreamResponse:
         """Answer the client; raises GatewayError while nothing was written to it."""
@@ -126,9 +194,11 @@ class Work(Struct, eq=False):
             answering = await self._send()
             started_ns = time.monotonic_ns()
             body = await answering.read()
+            self._keep(body)
             self.exchange.upstream_ns += time.monotonic_ns() - started_ns
             assert self.route is not None
             answer = self.call.read(self.route, body, _now_ms())
+            self._screen(answer)
         except asyncio.CancelledError:
             answer = self._cancelled()
             if answer.error is not None:
@@ -136,12 +206,26 @@ class Work(Struct, eq=False):
         response = await self._commit(answer)
         return Whole(self.call.reply(answer, response), self.exchange.answer_headers())
 
+    def _screen(self, answer: Answer) -> None:
+        """Have the guards look at a whole answer; what they refuse was paid for nevertheless."""
+        if not self.profile.scans_words:
+            return
+        try:
+            if screen_answer(self.profile, self.exchange, self.call.answered(answer)):
+                self.call.masked_answer()
+        except GuardBlocked:
+            self._count(answer)
+            raise
+
     async def _streamed(self, client: ClientStream) -> None:
         try:
             await self._pump(client)
             closing, answer = self._stream().finish()
             if answer.error is not None and client.response is None:
                 raise UpstreamError(answer.error["message"])
+            if client.response is None and self._is_blocked():
+                self._count(answer)
+                raise GuardBlocked
         except asyncio.CancelledError:
             answer = self._cancelled()
             closing, answer = self._stream().abort(answer.status, answer.error)
@@ -186,6 +270,7 @@ class Work(Struct, eq=False):
         try:
             data = await self._first(answering)
             while data:
+                self._keep(data)
                 shown = stream.feed(data)
                 if client is not None and shown:
                     await client.write(shown)
@@ -202,14 +287,18 @@ class Work(Struct, eq=False):
 
     async def _send(self) -> Answering:
         """The first answer a route gives; another is tried while it is the route that fails."""
+        if not self.call.background and (held := self.reserve()) is not None:
+            await self.gateway.ledger.commit(held)
         failure: UpstreamError | None = None
         for route in self.routes:
-            self.route = route
-            body = self.call.request(route)
+            self.route, self.exchange.price = route, route.price
+            body = self.call.request(route) if route is not self.routes[0] else self.body
+            started_ns = time.monotonic_ns()
             try:
                 self.answering = await self._post(route, body)
                 return self.answering
             except UpstreamError as exc:
+                self._note_attempt(route, exc, started_ns)
                 if exc.status < 500 and exc.status not in _ROUTE_FAULTS:
                     raise
                 failure = exc
@@ -219,6 +308,7 @@ class Work(Struct, eq=False):
     async def _post(self, route: Route, body: bytes) -> Answering:
         exchange = self.exchange
         exchange.provider, exchange.deployment = route.provider, route.deployment
+        exchange.attempts += 1
         upstream = self.live.upstreams[route.provider]
         started_ns = time.monotonic_ns()
         try:
@@ -226,14 +316,47 @@ class Work(Struct, eq=False):
                 return await upstream.post(body, stream=self.call.stream)
             except Unreachable:
                 # Mostly a pooled connection the upstream has closed meanwhile: once more.
+                exchange.attempts += 1
                 return await upstream.post(body, stream=self.call.stream)
         finally:
             exchange.upstream_ns += time.monotonic_ns() - started_ns
 
+    def _note_attempt(self, route: Route, exc: UpstreamError, started_ns: int) -> None:
+        failures = self.exchange.failures
+        before = orjson.loads(failures) if failures else []
+        failed = {
+            "provider": route.provider,
+            "deployment": route.deployment,
+            "status": exc.status,
+            "code": str(exc.code),
+            "ms": (time.monotonic_ns() - started_ns) // 1_000_000,
+        }
+        self.exchange.failures = orjson.dumps([*before, failed]).decode()
+
+    def _keep(self, data: bytes) -> None:
+        """Note what came from the upstream."""
+        exchange = self.exchange
+        exchange.response_bytes = (exchange.response_bytes or 0) + len(data)
+        if exchange.answered is not None:
+            exchange.answered.feed(data)
+        if self.call.stream:
+            # Each is a token at least, and so they are a bound where the client leaves.
+            self.deltas += data.count(b'"delta"')
+
     def _stream(self) -> Stream:
         if self.stream is None:
-            self.stream = self.call.open(self.route or self.routes[0], _now_ms())
+            stream = self.call.open(self.route or self.routes[0], _now_ms())
+            self.stream = screened(self.profile, self.call, stream, _now_ms())
         return self.stream
+
+    @property
+    def profile(self) -> Profile:
+        """The guards of the caller."""
+        assert self.exchange.caller is not None
+        return self.live.profiles[self.exchange.caller.guards]
+
+    def _is_blocked(self) -> bool:
+        return isinstance(self.stream, Scanned) and self.stream.is_blocked
 
     def _cancelled(self) -> Answer:
         """The outcome of a cancel; re-raises the CancelledError if it is the client that left."""
@@ -275,6 +398,8 @@ class Work(Struct, eq=False):
     ) -> asyncio.Future[None] | None:
         exchange, ledger = self.exchange, self.gateway.ledger
         exchange.finish = answer.incomplete_reason or answer.status
+        if isinstance(self.stream, Scanned):
+            exchange.receipts.append(receipt_of(self.stream))
         if not self.call.store:
             return ledger.settle(exchange, status)
         record = record_of(self.run, response, self.parent_id)
@@ -293,7 +418,7 @@ class Work(Struct, eq=False):
         if text_bytes is None:
             text_bytes = sum(len(text.encode()) for text in items.texts(answer.output))
         input_bytes = sum(len(text.encode()) for text in self.call.texts())
-        return items.usage(estimate(input_bytes), estimate(text_bytes))
+        return items.usage(estimate(input_bytes), max(estimate(text_bytes), self.deltas))
 
     def _client_left(self, exc: BaseException) -> None:
         """Settle what was produced; nothing here awaits, the client's task is being cancelled."""
@@ -324,6 +449,7 @@ class Work(Struct, eq=False):
         return text.replace(key, "***") if key else text
 
     def _stream_headers(self) -> dict[str, str]:
+        self.exchange.first_byte_us = self.exchange.elapsed_ns() // 1000
         return _STREAM_HEADERS | self.exchange.answer_headers()
 
 

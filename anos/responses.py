@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from anos import items, pipeline
+from anos import items, pipeline, screening
 from anos.calls import ResponsesCall, bare, shown
 from anos.decoding import decode_body
 from anos.errors import InvalidRequest, NotFound, Unavailable
@@ -50,7 +50,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     given = tree.pop("input", None)
     own_input = normalise_input(given, now_ms)
     live = gateway.live
-    routes = pipeline.admit(gateway, live, exchange, caller, tree["model"])
+    routes = await pipeline.admit(gateway, live, exchange, caller, tree["model"])
     parent_id = tree.get("previous_response_id")
     inherited = await _history(gateway, caller, parent_id) if parent_id else []
     keeps = any(route.reasoning for route in routes)
@@ -73,8 +73,19 @@ async def create(request: web.Request) -> web.StreamResponse:
         chat_fields=live.config.server.chat_fields,
         input=given,
     )
-    pipeline.guard(live, call, () if sent is own_input else resolved)
-    run = Run(response_id, caller.project, call.base, now_ms, inherited, resolved, is_background)
+    unsent = () if sent is own_input else resolved
+    await screening.screen_request(live.profiles[caller.guards], exchange, call, unsent)
+    run = Run(
+        response_id,
+        caller.project,
+        call.base,
+        now_ms,
+        inherited,
+        resolved,
+        is_background,
+        turn.request.get("stream") is True,
+        exchange,
+    )
     work = pipeline.Work(gateway, live, exchange, call, routes, run, parent_id)
     if is_background:
         return await _queued(work)
@@ -190,7 +201,10 @@ async def _queued(work: pipeline.Work) -> web.Response:
     """Commit the row, start the run, answer `queued`."""
     gateway, run, exchange = work.gateway, work.run, work.exchange
     queued = run.response = {**run.response, "status": "queued"}
-    begun = gateway.ledger.begin_background(pipeline.record_of(run, queued, work.parent_id))
+    held = work.reserve()
+    assert held is not None  # it is in the background
+    record = pipeline.record_of(run, queued, work.parent_id)
+    begun = gateway.ledger.begin_background(record, held)
     gateway.runs.add(run)
     gateway.runs.spawn(run, work.background(begun))
     # A client that leaves now stops nothing: the run has a task of its own.

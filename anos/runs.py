@@ -6,6 +6,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from anos.ledger import Exchange
+
 
 class Run(Struct, eq=False):
     """One response in flight; `task` carries it: a client's handler, or one of its own."""
@@ -17,6 +19,8 @@ class Run(Struct, eq=False):
     history: list[dict[str, Any]]  # what the model is given before the own input, oldest first
     own_input: list[dict[str, Any]]
     background: bool
+    stream: bool
+    exchange: Exchange
     task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
     is_cancelled: bool = False  # somebody asked for the end
     reason: str = ""  # what the caller of a run that was ended by the gateway itself is told
@@ -64,6 +68,10 @@ class Runs:
         """The project's run of that id; a foreign one is unknown, and so is a chat completion."""
         run = self._runs.get(response_id)
         return run if run is not None and run.project == project and run.response else None
+
+    def now(self) -> list[Run]:
+        """Every run of this moment, the oldest first."""
+        return list(self._runs.values())
 
     def spawn(self, run: Run, work: Coroutine[Any, Any, None]) -> None:
         """Carry a background run in a task of its own, which is kept until it ends."""

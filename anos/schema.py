@@ -8,6 +8,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from anos.audit import Broken, Log
+
 IN_FLIGHT = frozenset({"queued", "in_progress"})
 
 
@@ -63,7 +65,11 @@ class ResponseRecord(Struct, kw_only=True):
 
 
 class ExchangeRecord(Struct, kw_only=True):
-    """One request, for the ledger; the meaning of each field stands in store.sql."""
+    """One request, for the ledger; the meaning of each field stands in store.sql.
+
+    `reservation`, `request_body` and `response_body` are no columns of its row: the id of the
+    reservation that ends with it, and what is kept in full where the key asks for it.
+    """
 
     request_id: str
     started_ms: int
@@ -83,6 +89,79 @@ class ExchangeRecord(Struct, kw_only=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     usage_source: str | None = None
+    client: str | None = None
+    first_byte_us: int | None = None
+    counted: int = 0
+    attempts: int = 0
+    failures: str | None = None
+    guards: str | None = None
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    cost: int | None = None
+    reserved: int | None = None
+    charged_ms: int | None = None
+    corrects: int | None = None
+    request_bytes: int | None = None
+    response_bytes: int | None = None
+    request_digest: str | None = None
+    response_digest: str | None = None
+    reservation: int = 0
+    request_body: bytes | None = None
+    response_body: bytes | None = None
+
+
+class Lost(Struct, array_like=True):
+    """What is known of a call before its upstream is asked: all a crash leaves of its exchange."""
+
+    request_id: str
+    response_id: str | None
+    started_ms: int
+    method: str
+    route: str
+    model: str | None
+    client: str | None
+    counted: int
+    input_tokens: int  # the bounds that were reserved
+    output_tokens: int
+    cost: int
+    charged_ms: int
+
+
+class ReservationRecord(Struct, frozen=True):
+    """What a call that runs holds of budgets; `exchange` is JSON of a Lost, should it be lost."""
+
+    id: int
+    micro_usd: int
+    key: str
+    project: str
+    exchange: bytes
+
+
+class KeyRecord(Struct, frozen=True, kw_only=True):
+    """A key made through the API; `settings` is JSON, digests are SHA-256 of the key.
+
+    A deleted key stays as a tombstone without a digest: its name owns responses.
+    """
+
+    name: str
+    digest: bytes
+    settings: bytes
+    old_digest: bytes | None = None
+    old_until_ms: int | None = None
+    deleted: bool = False
+
+
+class ChangeRecord(Struct, frozen=True, kw_only=True):
+    """Who changed what, for the log of changes; `before` and `after` are JSON or None."""
+
+    at_ms: int
+    actor: str
+    request_id: str
+    action: str
+    object: str
+    before: str | None = None
+    after: str | None = None
 
 
 class Save(Struct):
@@ -92,10 +171,17 @@ class Save(Struct):
     response: ResponseRecord | None = None
 
 
+class Reserve(Struct):
+    """A call is about to spend. Result None."""
+
+    reservation: ReservationRecord
+
+
 class Begin(Struct):
     """A background response takes its place, unfinished and without output. Result None."""
 
     response: ResponseRecord
+    reservation: ReservationRecord
 
 
 class Finish(Struct):
@@ -111,6 +197,53 @@ class Finish(Struct):
     completed_ms: int
     body: bytes
     output: list[tuple[str, bytes]]
+
+
+class ChargeLost(Struct):
+    """Charge every reservation a crash left; for the start. Result: how many."""
+
+
+class PutKey(Struct):
+    """A key is made or changed, and the change logged. Result None."""
+
+    key: KeyRecord
+    change: ChangeRecord
+
+
+class LogChange(Struct):
+    """A change of something the store does not keep, for the log. Result None."""
+
+    change: ChangeRecord
+
+
+class Checkpoint(Struct):
+    """Sign where the logs end, if the newest checkpoint is a day old or of another secret.
+
+    Result: for each log of another secret (log, last row that is of it, its fingerprint).
+    """
+
+    now_ms: int
+
+
+class Prune(Struct):
+    """One step of removing the first rows of a log that are from before a time. Result: Step.
+
+    A row that is not as it was written is noted in the log of changes before it goes.
+    """
+
+    log: Log
+    before_ms: int
+    now_ms: int
+
+
+class PruneBodies(Struct):
+    """One step of removing the bodies of exchanges from before a time. Result: Step."""
+
+    before_ms: int
+
+
+class Shrink(Struct):
+    """One step of giving free pages back to the disk. Result: Step."""
 
 
 class Delete(Struct):
@@ -134,7 +267,33 @@ class Retire(Struct):
     seq: int
 
 
-Job = Save | Begin | Finish | Delete | FailUnfinished | Retire
+Job = (
+    Save
+    | Reserve
+    | Begin
+    | Finish
+    | Delete
+    | FailUnfinished
+    | ChargeLost
+    | Retire
+    | PutKey
+    | LogChange
+    | Checkpoint
+    | Prune
+    | PruneBodies
+    | Shrink
+)
+
+
+class Step(Struct, frozen=True):
+    """What a step of upkeep did: how many rows or pages went, and whether to go on.
+
+    `broken` is the first row that went and was not as it had been written.
+    """
+
+    removed: int
+    more: bool
+    broken: Broken | None = None
 
 
 class Stored(Struct, frozen=True):
@@ -164,6 +323,11 @@ class Page(Struct, frozen=True):
 
     items: list[tuple[str, bytes]]
     has_more: bool
+
+
+# What the windows of rate limits need to know of an exchange: key, owner, model, when it started
+# and ended in Unix milliseconds, whether it counts as a request, and its tokens.
+Recent = tuple[str, str, str | None, int, int, int, int]
 
 
 class Schema(Struct, frozen=True):
@@ -205,36 +369,53 @@ def parse_schema(text: str) -> Schema:
 
 
 _PARAMETER = re.compile(r":(\w+)")
+_VALUES = re.compile(r"VALUES (\([^)]+\))")
 
 
-class Insert(Struct, frozen=True):
-    """An INSERT of many rows: `texts[k]` takes 2**k of them, flat, each with `columns` in order."""
-
-    columns: tuple[str, ...]
-    texts: list[str]
-
-
-def bulk_insert(statement: str, *, doublings: int) -> Insert:
-    """The forms of an INSERT that takes one row.
+class Insert:
+    """An INSERT of many rows, each with `columns` in order.
 
     A statement gives the interpreter lock away when it runs: one for all rows does so once, while
     executemany does for every row.
     """
-    head, values = statement.rstrip("; \n").split("VALUES ")
-    row = _PARAMETER.sub("?", values)
-    texts = [head + "VALUES " + ", ".join([row] * 2**k) + ";" for k in range(doublings + 1)]
-    return Insert(tuple(_PARAMETER.findall(values)), texts)
+
+    def __init__(self, statement: str) -> None:
+        """`statement` inserts one row, with named parameters."""
+        self._head, values, self._tail = _VALUES.split(statement.rstrip("; \n"))
+        self._row = _PARAMETER.sub("?", values)
+        self._texts: dict[int, str] = {}
+        self.columns = tuple(_PARAMETER.findall(values))
+
+    def text(self, rows: int) -> str:
+        """The statement for so many rows, whose values it takes flat."""
+        text = self._texts.get(rows)
+        if text is None:
+            all_rows = ", ".join([self._row] * rows)
+            text = self._texts[rows] = f"{self._head}VALUES {all_rows}{self._tail};"
+        return text
+
+
+class Ends(Struct, frozen=True):
+    """How far the tables are after a commit, so that the writer need not look; None: not known."""
+
+    response: int | None = None  # the last seq
+    exchange: tuple[int, bytes] | None = None  # the last seq and its digest
 
 
 class Statements:
-    """The statements of store.sql in the forms they are run in."""
+    """The statements of store.sql in the forms they are run in; `secret` keys the logs' digests."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, secret: bytes) -> None:
         self.text = schema.statements
-        self.responses = bulk_insert(self.text["insert_response"], doublings=5)
-        self.items = bulk_insert(self.text["insert_item"], doublings=6)
-        self.exchanges = bulk_insert(self.text["insert_exchange"], doublings=5)
+        self.secret = secret
+        self.ends = Ends()
+        self.responses = Insert(self.text["insert_response"])
+        self.items = Insert(self.text["insert_item"])
+        self.exchanges = Insert(self.text["insert_exchange"])
+        # Without the first and the last: seq and digest are given when a row is inserted.
         self.exchange_row: Callable[[ExchangeRecord], tuple[Any, ...]] = attrgetter(
-            *self.exchanges.columns
+            *self.exchanges.columns[1:-1]
         )
-        self.blobs = bulk_insert(self.text["insert_blob"], doublings=0)
+        self.reservations = Insert(self.text["insert_reservation"])
+        self.spend = Insert(self.text["add_spend"])
+        self.blobs = Insert(self.text["insert_blob"])

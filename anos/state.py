@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 from msgspec import Struct, field
 
-from anos.config import Config
+from anos.budgets import Budgets
+from anos.config_sections import Config
+from anos.feed import Subscription
 from anos.keys import Keyring
 from anos.ledger import Exchange, Ledger
 from anos.limits import Limits
 from anos.metrics import Metrics
 from anos.routing import Router
 from anos.runs import Runs
+from anos.schema import ChangeRecord
+from anos.screening import Profile
 from anos.store import Store
 from anos.upstream import Upstream
-from guards.keywords import Keywords
 
 
 class Bounds(Struct, frozen=True):
@@ -43,8 +47,14 @@ class Live(Struct, frozen=True, eq=False):
     config: Config
     keyring: Keyring
     router: Router
-    keywords: Keywords | None  # None: nothing to look for
+    profiles: dict[str, Profile]  # of guards
     upstreams: dict[str, Upstream]
+
+    @property
+    def scopes(self) -> set[str]:
+        """The names of all that a rate limit is of."""
+        named = {name for caller in self.keyring.by_name.values() for name, _ in caller.scopes}
+        return named | self.router.scopes
 
 
 class Gateway(Struct, eq=False):
@@ -54,14 +64,21 @@ class Gateway(Struct, eq=False):
     store: Store
     ledger: Ledger
     limits: Limits
+    budgets: Budgets
     metrics: Metrics
     runs: Runs
     stub_url: str  # "" if no provider is the built-in stub
     bounds: Bounds
     load: Callable[[], Config] | None = None  # reads the configuration again for a reload
     is_draining: bool = False
+    subscribers: set[Subscription] = field(default_factory=set)  # who watches what happens
+    is_recomputing: bool = False  # spend is being corrected
+    tending: set[str] = field(default_factory=set)  # backup, verify, integrity: one of each at once
     body_bytes: int = 0  # of the large bodies of all requests in progress
-    closing: set[asyncio.Task[None]] = field(default_factory=set)  # upstreams a reload replaced
+    closing: set[asyncio.Task[Any]] = field(default_factory=set)  # changes, and what they replaced
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while `live` is replaced
+    # Told of every row of the log of changes.
+    watchers: list[Callable[[ChangeRecord], None]] = field(default_factory=list)
 
 
 DEFAULT_BOUNDS = Bounds()

@@ -20,6 +20,8 @@ import aiosqlite
 from anos import store_reads
 from anos.schema import (
     Begin,
+    ChangeRecord,
+    ChargeLost,
     Delete,
     ExchangeRecord,
     FailUnfinished,
@@ -27,9 +29,15 @@ from anos.schema import (
     History,
     InFlight,
     Job,
+    KeyRecord,
+    LogChange,
     NotFoundInStore,
     Page,
     ParentBroken,
+    PutKey,
+    Recent,
+    ReservationRecord,
+    Reserve,
     ResponseRecord,
     Retire,
     Save,
@@ -47,15 +55,22 @@ from anos.store_writes import checkpoint_passive, commit, prepare, probe, restar
 
 __all__ = [
     "Begin",
+    "ChangeRecord",
     "Delete",
     "ExchangeRecord",
     "Finish",
     "History",
     "InFlight",
     "Job",
+    "KeyRecord",
+    "LogChange",
     "NotFoundInStore",
     "Page",
     "ParentBroken",
+    "PutKey",
+    "Recent",
+    "ReservationRecord",
+    "Reserve",
     "ResponseRecord",
     "Save",
     "Store",
@@ -142,11 +157,14 @@ class Store:
         self._writing = asyncio.create_task(self._write(), name="store writer")
 
     @classmethod
-    async def open(cls, path: Path, sql: Path, *, synchronous: str = "normal") -> "Store":
+    async def open(
+        cls, path: Path, sql: Path, secret: bytes, *, synchronous: str = "normal"
+    ) -> "Store":
         """The store in the file `path` (made if missing), its statements from `sql`.
 
-        `synchronous` is "normal" or "full". Raises StoreFault with a sentence if the file cannot be
-        used: not writable, not SQLite's, another program's, or written by a newer program.
+        `secret` (32 bytes) keys the digests of the logs. `synchronous` is "normal" or "full".
+        Raises StoreFault with a sentence if the file cannot be used: not writable, not SQLite's,
+        another program's, or written by a newer program.
         """
         connections: list[_Connection] = []
         try:
@@ -163,7 +181,7 @@ class Store:
             if isinstance(exc, OSError | sqlite3.Error | StoreFault):
                 raise StoreFault(f"{path} cannot be used as the database: {exc}") from exc
             raise
-        return cls(path, Statements(schema), connections)
+        return cls(path, Statements(schema, secret), connections)
 
     async def close(self) -> None:
         """Commit what is queued, then let go of the file."""
@@ -199,6 +217,26 @@ class Store:
         """Fail every background response that has not ended; for the start, before any request."""
         count: int = await self.submit(FailUnfinished(now_ms, rewrite))
         return count
+
+    async def charge_lost(self) -> int:
+        """Charge in full what calls held when a crash ended them; for the start."""
+        count: int = await self.submit(ChargeLost())
+        return count
+
+    async def keys(self) -> list[KeyRecord]:
+        """Every key that was made through the API, tombstones too."""
+        return await self._read(partial(store_reads.keys, self._sql))
+
+    async def spent(self, scopes: list[tuple[str, str, int]]) -> list[int]:
+        """Micro-dollars since a time, for each (kind, name, start_ms).
+
+        The kind is "key", "project" (the name is an owner's) or "all".
+        """
+        return await self._read(partial(store_reads.spent, self._sql, scopes))
+
+    async def recent(self, since_ms: int) -> list[Recent]:
+        """The exchanges that ended at or after `since_ms`, newest first."""
+        return await self._read(partial(store_reads.recent, self._sql, since_ms))
 
     async def retire(self, before_ms: int) -> int:
         """Remove, in small steps, the trees whose newest response was created before `before_ms`.
@@ -256,6 +294,13 @@ class Store:
             return False
         self.healthy = True
         return True
+
+    async def read(self, function: Callable[[Statements, sqlite3.Connection], T]) -> T:
+        """What `function` returns on a read connection's thread; raises StoreFailed.
+
+        It must be short: a log that somebody reads from cannot start over.
+        """
+        return await self._read(partial(function, self._sql))
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         await self._reading_allowed.wait()

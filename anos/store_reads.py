@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple
 
 from anos.schema import (
     History,
+    KeyRecord,
     NotFoundInStore,
     Page,
     ParentBroken,
+    Recent,
     Statements,
     Stored,
     UnknownItem,
@@ -141,3 +143,39 @@ def _rest(runs: list[tuple[int, int]], places: set[int], order: str) -> list[tup
 def item(sql: Statements, project: str, item_id: str, conn: sqlite3.Connection) -> bytes | None:
     row = conn.execute(sql.text["newest_item"], {"project": project, "id": item_id}).fetchone()
     return row[0] if row else None
+
+
+def keys(sql: Statements, conn: sqlite3.Connection) -> list[KeyRecord]:
+    rows = conn.execute(sql.text["keys"]).fetchall()
+    return [
+        KeyRecord(
+            name=name,
+            digest=digest,
+            old_digest=old_digest,
+            old_until_ms=old_until_ms,
+            deleted=bool(deleted),
+            settings=settings,
+        )
+        for name, digest, old_digest, old_until_ms, deleted, settings in rows
+    ]
+
+
+def spent(
+    sql: Statements, scopes: list[tuple[str, str, int]], conn: sqlite3.Connection
+) -> list[int]:
+    with transaction(conn, "DEFERRED"):
+        return [
+            conn.execute(
+                sql.text[f"spent_by_{kind}"], {"name": name, "start_ms": start_ms}
+            ).fetchone()[0]
+            for kind, name, start_ms in scopes
+        ]
+
+
+def recent(sql: Statements, since_ms: int, conn: sqlite3.Connection) -> list[Recent]:
+    found: list[Recent] = []
+    for row in conn.execute(sql.text["recent_exchanges"]):
+        if row[4] < since_ms:
+            break
+        found.append(row)
+    return found

@@ -2,37 +2,47 @@
 
 import hashlib
 import sqlite3
-from itertools import chain
 from typing import Any, Literal, NamedTuple
 
+from anos import store_audit
 from anos.schema import (
     IN_FLIGHT,
     Begin,
+    ChargeLost,
+    Checkpoint,
     Delete,
+    Ends,
     FailUnfinished,
     Finish,
     InFlight,
     Job,
+    LogChange,
     NotFoundInStore,
+    Prune,
+    PruneBodies,
+    PutKey,
+    Reserve,
     ResponseRecord,
     Retire,
     Save,
     Schema,
+    Shrink,
     Statements,
     StoreError,
     StoreFailed,
     StoreFault,
 )
+from anos.store_ledger import PAGE_BYTES, LedgerRows, insert_rows
 from anos.store_reads import find, transaction
 
 # 16 million items in a segment; a longer conversation opens another. store.sql has the same 24.
 SEGMENT_BITS = 24
 # An item over this is kept once per project: images and files come again with every turn.
 BLOB_BYTES = 16 * 1024
-# SQLite's default.
-PAGE_BYTES = 4096
 # One step of expiry takes about as long as a group.
 RETIRE_ROWS = 500
+# What one step of upkeep writes to the log, about.
+STEP_PAGES = 256
 # The longest a foreign reader can hold up the writer when the log starts over.
 RESTART_BUSY_MS = 250
 
@@ -68,11 +78,11 @@ class _Batch:
         self.responses: list[tuple[Any, ...]] = []
         self.items: list[tuple[Any, ...]] = []
         self.blobs: list[tuple[str, bytes, bytes]] = []
-        self.exchanges: list[tuple[Any, ...]] = []
+        self.ledger = LedgerRows(conn, sql)
         # What the tables do not show until the rows are inserted.
         self.parents: dict[str, _Parent] = {}
         self.free_places: dict[int, int] = {}
-        self.seq = 0
+        self.seq = sql.ends.response
         self.pages = 0
 
     def query(self, name: str, **values: Any) -> sqlite3.Cursor:
@@ -82,11 +92,15 @@ class _Batch:
         """The job's result. Raises its StoreError, having changed nothing that must not stay."""
         match job:
             case Save(exchange, response):
-                self.exchanges.append(self.sql.exchange_row(exchange))
+                self.pages += self.ledger.add(exchange)
                 if response is not None:
                     self.place(response)
                 return None
-            case Begin(response):
+            case Reserve(reservation):
+                self.pages += 1
+                return self.ledger.reserve(reservation)
+            case Begin(response, reservation):
+                self.ledger.reserve(reservation)
                 return self.place(response)
         self.insert()
         match job:
@@ -96,29 +110,40 @@ class _Batch:
                 return self.delete(job)
             case FailUnfinished():
                 return self.fail_unfinished(job)
+            case ChargeLost():
+                return self.ledger.charge_lost()
             case Retire():
                 return self.retire(job)
+            case PutKey(key, change):
+                self.ledger.put_key(key)
+                return self.ledger.log(change)
+            case LogChange(change):
+                return self.ledger.log(change)
+            case Checkpoint():
+                return store_audit.checkpoint(job, self.sql, self.conn)
+            case Prune():
+                self.pages += STEP_PAGES
+                return store_audit.prune(job, self.ledger.log, self.sql, self.conn)
+            case PruneBodies():
+                self.pages += STEP_PAGES
+                return store_audit.prune_bodies(job, self.sql, self.conn)
+            case Shrink():
+                self.pages += STEP_PAGES
+                return store_audit.shrink(self.conn)
 
     def insert(self) -> None:
         """Write what was gathered."""
-        for insert, rows in (
-            (self.sql.responses, self.responses),
-            (self.sql.items, self.items),
-            (self.sql.exchanges, self.exchanges),
-        ):
-            start = 0
-            while start < len(rows):
-                doublings = min((len(rows) - start).bit_length(), len(insert.texts)) - 1
-                part = rows[start : start + 2**doublings]
-                self.conn.execute(insert.texts[doublings], list(chain.from_iterable(part)))
-                start += len(part)
-            rows.clear()
+        insert_rows(self.conn, self.sql.responses, self.responses)
+        insert_rows(self.conn, self.sql.items, self.items)
         if self.blobs:
-            self.conn.executemany(self.sql.blobs.texts[0], self.blobs)
+            self.conn.executemany(self.sql.blobs.text(1), self.blobs)
             self.blobs.clear()
+        self.ledger.insert()
 
     def place(self, record: ResponseRecord) -> None:
-        self.seq = seq = (self.seq or self.query("last_seq").fetchone()[0]) + 1
+        if self.seq is None:
+            self.seq = self.query("last_seq").fetchone()[0]
+        self.seq = seq = self.seq + 1
         start, root, branch = seq << SEGMENT_BITS, None, None
         length = len(record.input) + len(record.output)
         if record.parent_id is not None:
@@ -174,7 +199,7 @@ class _Batch:
         return place
 
     def finish(self, job: Finish) -> None:
-        self.exchanges.append(self.sql.exchange_row(job.exchange))
+        self.pages += self.ledger.add(job.exchange)
         row = find(self.conn, self.sql, job.project, job.response_id)
         if row.status not in IN_FLIGHT:
             raise NotFoundInStore(f"{job.response_id} has already ended")
@@ -251,6 +276,7 @@ def _run_together(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) ->
             except StoreError as exc:
                 outcomes.append(exc)
         batch.insert()
+    sql.ends = Ends(batch.seq, batch.ledger.end)
     return outcomes, batch.pages
 
 
@@ -287,6 +313,7 @@ def commit(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> Outcom
     try:
         return _run_together(jobs, sql, conn)
     except Exception as exc:  # a fault of the file goes up, a job's own stays with that job
+        sql.ends = Ends()
         if _is_fault_of_file(exc):
             raise
         return _run_one_by_one(jobs, sql, conn)
@@ -307,6 +334,8 @@ def prepare(schema: Schema, synchronous: str, conn: sqlite3.Connection) -> None:
         )
     if version == 0 and conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
         raise StoreFault("it is a SQLite database of another program")
+    # Free pages can go back to the disk; only a new file learns that, before anything is in it.
+    conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
     conn.execute("PRAGMA journal_mode = WAL")
     # NORMAL survives the death of the process, FULL also that of the machine.
     conn.execute(

@@ -1,6 +1,6 @@
 """The reference: the smallest honest reverse proxy for POST /v1/responses on aiohttp.
 
-    python plain_proxy.py PORT UPSTREAM
+python plain_proxy.py PORT UPSTREAM
 """
 
 import asyncio

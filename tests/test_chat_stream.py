@@ -348,9 +348,7 @@ def call_chunks(made: list[Json], data: st.DataObject) -> list[Json]:
         body = made_call[kind]
         first = {"name": body["name"], text: ""}
         head = {"index": 3 * number, "id": f"c{number}", "type": kind, kind: first}
-        rest = [
-            {"index": 3 * number, kind: {text: piece}} for piece in pieces(data, body[text])
-        ]
+        rest = [{"index": 3 * number, kind: {text: piece}} for piece in pieces(data, body[text])]
         fragments.append([head, *rest])
     if data.draw(st.booleans()):
         return [calls(f) for of_call in fragments for f in of_call]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from anos import __version__, cli
-from anos.config import Config, ConfigFault
+from anos.config import ConfigFault
+from anos.config_sections import Config
 from tests.conftest import ROOT
 
 
@@ -67,12 +68,16 @@ def test_a_fault_keeps_the_gateway_from_starting(capsys: pytest.CaptureFixture[s
 def test_check_prints_every_fault_with_its_path(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (directory / "c.json").write_text('{"server": {"port": -1}, "budgets": {}}')
+    guards = '{"moderation": {"output": "block"}}'
+    (directory / "c.json").write_text(f'{{"server": {{"port": -1}}, "guards": {guards}}}')
     assert served("check", "--config", "c.json") == (1, [])
     out, err = capsys.readouterr()
     assert (out, err.splitlines()) == (
         "",
-        ["budgets: not built yet", "server.port: must be an integer from 0 to 65535"],
+        [
+            "server.port: must be an integer from 0 to 65535",
+            "guards.moderation.output: not built yet",
+        ],
     )
 
 

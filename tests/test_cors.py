@@ -95,7 +95,8 @@ async def test_the_question_of_a_listed_page_is_answered(gateway, path: str) -> 
     assert reply.headers["Vary"] == "Origin"
     allowed = cors(reply)
     assert allowed["access-control-allow-origin"] == PAGE
-    assert set(allowed["access-control-allow-methods"].split(", ")) == {"GET", "POST", "DELETE"}
+    methods = set(allowed["access-control-allow-methods"].split(", "))
+    assert methods == {"GET", "POST", "PATCH", "DELETE"}
     # A wildcard stands for every header but Authorization.
     assert allowed["access-control-allow-headers"] == "Authorization, *"
 

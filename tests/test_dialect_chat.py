@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anos import chat_answers, chat_requests, dialect_chat, items
-from anos.config import Quirks
+from anos.config_sections import Quirks
 from anos.errors import InvalidModel, InvalidRequest, UpstreamError
 from anos.inputs import normalise_input
 from anos.items import Answer, Turn

@@ -7,7 +7,7 @@ import pytest
 
 from anos import dialect_responses, items
 from anos.calls import as_stream
-from anos.config import Quirks
+from anos.config_sections import Quirks
 from anos.dialect_responses import build_request, parse_answer
 from anos.errors import UpstreamError
 from anos.inputs import normalise_input

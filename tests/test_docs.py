@@ -1,6 +1,7 @@
 """Every example of the documents is run as it stands there, and everything they name exists.
 
-A `bash`, `python` or `javascript` block is an example: only its origin is replaced. A `json` or
+A `bash`, `python` or `javascript` block is an example: only its origin is replaced, and where the
+program and its database are. A `json` or
 `text` block right after it is what it prints; any other `json` block is a configuration, and the
 examples of its section run with it. Blocks of other kinds are read only. The examples of
 docs/responses-guide.md have a test of their own.
@@ -35,6 +36,7 @@ from tests.test_errors import tree
 from tests.test_imports import OURS, RANKS, name_of
 
 ORIGIN = "http://127.0.0.1:4000"
+PROGRAM = ".venv/bin/python anos_gateway.py"
 DOCUMENTS = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -137,9 +139,11 @@ async def printed(language: str, code: str, folder: Path, env: dict[str, str]) -
 async def run(section: Section, url: str, folder: Path, env: dict[str, str]) -> None:
     """Runs the examples, those of the shell one after the other in one shell, and compares."""
     examples = list(section.examples())
+    env = {**env, "ANOS_PORT": url.rpartition(":")[2]}
     outputs = []
     script = "\nprintf '\\036'\n".join(code for language, code, _ in examples if language == "bash")
     if script:
+        script = script.replace(PROGRAM, f"{sys.executable} {ROOT / 'anos_gateway.py'}")
         status, said = await printed("bash", script.replace(ORIGIN, url), folder, env)
         assert status == 0
         outputs = said.split("\x1e")
@@ -184,9 +188,17 @@ async def started(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pro
         yield process
 
 
+async def nothing_runs(process: Process) -> None:
+    """Ends the calls that an example has left in the background."""
+    while runs := (await process.get("/admin/inflight")).body["data"]:
+        for each in runs:
+            await process.post(f"/v1/responses/{each['id']}/cancel")
+
+
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("section", PLAIN, ids=name_of_section)
 async def test_an_example_does_what_its_page_says(started: Process, section: Section) -> None:
+    await nothing_runs(started)
     await run(section, started.url, started.log_file.parent, {})
 
 
@@ -208,6 +220,7 @@ async def test_a_backup_of_the_running_gateway_holds_what_a_client_was_told(
     created = (await started.post("/v1/responses", input="Hello")).body
     section = next(each for each in PLAIN if each.name == "docs/operating.md: Back up")
     folder = started.log_file.parent
+    (folder / "anos-backup.db").unlink(missing_ok=True)  # where the section has been run before
     await run(section, started.url, folder, {})
     connection = sqlite3.connect(folder / "anos-backup.db")
     rows = connection.execute("SELECT count(*) FROM responses WHERE id = ?", (created["id"],))
@@ -230,7 +243,7 @@ async def test_an_example_does_what_its_page_says_with_the_configuration_shown(
     tree = re.sub(r'("base_url": )"http[^"]*"', rf'\1"{upstream.url}"', tree)
     (tmp_path / "anos.json").write_text(tree)
     anos = await process(None, "--config", str(tmp_path / "anos.json"), env=env)
-    await run(section, anos.url, tmp_path, env)
+    await run(section, anos.url, tmp_path, {**env, "ANOS_DATABASE": "process.db"})
 
 
 @pytest.mark.parametrize(("name", "tree"), CONFIGURATIONS)
@@ -275,7 +288,7 @@ async def test_an_api_that_is_not_built_is_not_there(gateway) -> None:
     api: Gateway = await gateway()
     for path in (
         *("conversations", "embeddings", "images/generations", "audio/speech", "files", "batches"),
-        *("assistants", "realtime", "messages", "moderations"),
+        *("assistants", "realtime", "messages"),
     ):
         assert (await api.request("POST", f"/v1/{path}", json={})).status == 404
 
@@ -283,11 +296,7 @@ async def test_an_api_that_is_not_built_is_not_there(gateway) -> None:
 @pytest.mark.parametrize(
     "tree",
     [
-        {"budgets": {}},
-        {"models": {"m": {"routes": [{"provider": "p", "weight": 1}], "price": {}}}},
-        {"limits": {"l": {"tokens_per_minute": 1, "concurrent": 1}}},
-        {"guards": {"keywords": {"output": "block", "patterns": []}, "moderation": {}}},
-        {"guards": {"keywords": {"input": "mask"}}},
+        {"models": {"m": {"routes": [{"provider": "p", "weight": 1}]}}},
         {"providers": {"p": {"dialect": "messages", "quirks": {"api_version": "1"}}}},
         {"providers": {"p": {"dialect": "gemini"}}},
     ],
@@ -295,6 +304,31 @@ async def test_an_api_that_is_not_built_is_not_there(gateway) -> None:
 def test_a_setting_that_is_not_built_is_a_fault(tree: Json) -> None:
     with pytest.raises(config.ConfigFault, match="not built yet"):
         config.parse(tree, env={})
+
+
+# What operators are told --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("zone", "status"), [("UTC", 0), ("Europe/Berlin", 1)])
+async def test_without_time_zone_data_there_is_utc_alone(
+    tmp_path: Path, zone: str, status: int
+) -> None:
+    budget = {"usd": 1, "window": "day", "time_zone": zone}
+    (tmp_path / "anos.json").write_text(json.dumps({"budgets": {"daily": budget}}))
+    check = f"{sys.executable} {ROOT / 'anos_gateway.py'} check 2>&1"
+    said = await printed("bash", check, tmp_path, {"PYTHONTZPATH": ""})
+    assert said[0] == status
+    assert ("budgets.daily.time_zone" in said[1]) == bool(status), said
+
+
+async def test_a_client_behind_a_proxy_has_the_address_of_the_proxy(gateway) -> None:
+    api: Gateway = await gateway()
+    for address in ("192.0.2.1", "192.0.2.2"):
+        headers = {"X-Forwarded-For": address, "Forwarded": f"for={address}"}
+        assert (await api.request("GET", "/v1/models", headers=headers)).status == 200
+    await api.post("/v1/responses", input="Hi")  # durable, and so is what was written before
+    rows = (await api.get("/admin/audit/export")).raw.splitlines()
+    assert len({json.loads(row)["client"] for row in rows}) == 1
 
 
 # What the documents name -------------------------------------------------------------------------
@@ -313,6 +347,21 @@ def test_every_error_is_in_the_table_with_its_status_type_and_code() -> None:
     known = {(str(kind.status), kind.type, str(kind.code)) for kind in kinds}
     known.add(("400", "invalid_request_error", "unsupported_parameter"))
     assert sorted(told) == sorted(known)
+
+
+def test_every_code_of_an_error_is_told() -> None:
+    codes = {code for path in OURS for code in re.findall(r'\bcode="([a-z_]+)"', path.read_text())}
+    assert {code for code in codes if f"`{code}`" not in API + OPERATING} == set()
+
+
+def test_every_header_of_ours_is_told() -> None:
+    names = {
+        name
+        for path in OURS
+        for name in re.findall(r'"((?:anos|x-ratelimit)-[a-z-]+)"\]? ?[:=]', path.read_text())
+    }
+    assert {name for name in names if f"`{name}`" not in API} == set()
+    assert {"anos-overhead-ms", "anos-budget-warning", "x-ratelimit-reset-tokens"} <= names
 
 
 def test_the_limits_are_those_that_hold() -> None:
@@ -337,6 +386,9 @@ def test_the_metrics_are_those_that_are_counted() -> None:
     metrics = Metrics()
     metrics.request("/x", 500, 1.0, code="x")
     metrics.tokens("x", 1, 1)
+    metrics.cost("x", 1)
+    metrics.overrun("x")
+    metrics.budget_warning("x")
     told = re.findall(r"^\| `(anos_\w+)` \| (.+?) \|", OPERATING, re.MULTILINE)
     labels = {name: set(re.findall(r"`(\w+)`", cell.partition("(")[0])) for name, cell in told}
     for family in metrics.collect():
@@ -402,7 +454,7 @@ def is_prefix(key: str, path: str) -> bool:
     """Whether the key is the path or leads to it; any name stands for `*`."""
     steps, wanted = key.split("."), path.split(".")
     return len(steps) <= len(wanted) and all(
-        want in (step, "*") or want.removesuffix("[]") == step
+        step in (want, want.removesuffix("[]")) or want.removesuffix("[]") == "*"
         for step, want in zip(steps, wanted, strict=False)
     )
 
@@ -416,9 +468,11 @@ def test_every_variable_target_and_flag_exists(
     assert {name for name in re.findall(r"\bANOS_[A-Z_]+", text) if f'"{name}' not in code} == set()
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE)) <= set(targets)
-    with pytest.raises(SystemExit):
-        cli.main(["--help"], lambda *_: None)
-    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    known: set[str] = set()
+    for command in ("", "check", "keys", "spend", "guards", "audit", "backup"):
+        with pytest.raises(SystemExit):
+            cli.main([*filter(None, [command]), "--help"], lambda *_: None)
+        known |= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
     for line in text.splitlines():
         if "anos_gateway.py" in line or "ARGS=" in line:
             assert set(re.findall(r"(?<=\s|\")--[a-z-]+", line)) <= known, line

@@ -225,7 +225,10 @@ ROUTES = [
 
 
 def concrete(path: str) -> str:
-    return path.replace("{id:.+}", "no-such").replace("{id}", "resp_none")
+    """The path with names of things that do not exist."""
+    for pattern, name in (("{id:.+}", "no-such"), ("{id}", "resp_none")):
+        path = path.replace(pattern, name)
+    return path.replace("{name}", "none").replace("{key}", "none")
 
 
 async def test_every_route_asks_for_a_key_before_anything_else(gateway) -> None:
@@ -240,7 +243,7 @@ async def test_every_route_asks_for_a_key_before_anything_else(gateway) -> None:
 async def test_another_method_is_405_and_lists_what_is_allowed(gateway) -> None:
     running = await gateway()
     for method, path in ROUTES:
-        reply = await running.request("PATCH", concrete(path))
+        reply = await running.request("PUT", concrete(path))
         refused(reply, 405, "method_not_allowed")
         assert method in reply.headers["Allow"].split(", ")
 

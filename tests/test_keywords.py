@@ -1,14 +1,34 @@
-"""The phrase matcher."""
+"""The matcher of phrases and patterns."""
 
-import re
+import itertools
+import random
+import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from guards.keywords import Keywords
+from guards.keywords import Keywords, Match, Pattern, Phrase, Rules
+from guards.patterns import width
 
-PHRASES = ["Forbidden Phrase", "bomb", "C++", "straße", "ΣΊΣΥΦΟΣ", "禁止", "e-mail me", "a_b"]
+PHRASES = [
+    "forbidden phrase",
+    "therapist",
+    "Scunthorpe",
+    "god",
+    "bomb",
+    "C++",
+    "C#",
+    "#metoo",
+    "禁止",
+    "запрещено",
+    "straße",
+    "ΣΊΣΥΦΟΣ",
+    "illegal",
+    "assess",
+    "ass",
+    "e-mail me",
+    "kill",
+    "ไม่ดี",
+]
 
 
 @pytest.mark.parametrize(
@@ -16,54 +36,195 @@ PHRASES = ["Forbidden Phrase", "bomb", "C++", "straße", "ΣΊΣΥΦΟΣ", "禁�
     [
         ("nothing to see", None),
         ("", None),
-        ("a forbidden phrase here", "Forbidden Phrase"),
-        ("FORBIDDEN PHRASE", "Forbidden Phrase"),
-        ("forbidden\n\t phrase.", "Forbidden Phrase"),
-        ("forbidden\u00a0phrase", "Forbidden Phrase"),
-        ("forbidden, phrase", None),
+        ("a Forbidden phrase!", "forbidden phrase"),
+        ("forbidden\n\t        phrase.", "forbidden phrase"),
+        ("forbidden\u00a0phrase", "forbidden phrase"),
+        ("forbidden, phrase", "forbidden phrase"),
+        ("forbidden .... phrase", None),
+        ("forbiddenphrase", None),
         ("unforbidden phrase", None),
         ("forbidden phrases", None),
+        ("f.o.r b-i-d d-e-n p h r a s e", "forbidden phrase"),
+        ("f_o_r_b_i_d_d_e_n_p_h_r_a_s_e", "forbidden phrase"),
+        ("f....o....r....b....idden phrase", None),
+        ("fooorbidden phrase", "forbidden phrase"),
+        ("!f0rb!dd3n! phr@$3", "forbidden phrase"),
+        ("fоrbiddеn phrаse", "forbidden phrase"),  # noqa: RUF001
+        ("ｆｏｒｂｉｄｄｅｎ ｐｈｒａｓｅ", "forbidden phrase"),  # noqa: RUF001
+        ("𝓯𝓸𝓻𝓫𝓲𝓭𝓭𝓮𝓷 ⓟⓗⓡⓐⓢⓔ", "forbidden phrase"),  # noqa: RUF001
+        ("🅕🅞🅡🅑🅘🅓🅓🅔🅝 phrase", "forbidden phrase"),
+        ("f\u200borbid\u00adden phrase", "forbidden phrase"),
+        ("f̷o̷r̷b̷i̷d̷d̷e̷n̷ phrásë", "forbidden phrase"),
+        ("the rapist", None),
+        ("the.rapist", "therapist"),
+        ("from Scunthorpe", "Scunthorpe"),
+        ("good", None),
+        ("big god", "god"),
+        ("goooood", "god"),
+        ("g0d", "god"),
         ("(bomb)", "bomb"),
-        ("bombastic bomb", "bomb"),
+        ("say:b.o.m.b", "bomb"),
         ("bombs and bomber", None),
-        ("bomb_1", None),
         ("bomb2", None),
-        ("bomb\u2028x", "bomb"),
+        ("_bomb_", "bomb"),
+        ("b|o|m|b", "bomb"),
         ("I write C++17", "C++"),
-        ("I write c++.", "C++"),
-        ("abc++", None),
+        ("I write C", None),
+        ("in C# too", "C#"),
+        ("I said metoo", "#metoo"),
+        ("这是禁止的", "禁止"),
+        ("禁.止", "禁止"),
+        ("ЗАПРЕЩЕНО", "запрещено"),
         ("STRASSE", "straße"),
         ("σίσυφος", "ΣΊΣΥΦΟΣ"),
-        ("这是禁止的", "禁止"),
+        ("ฉันไม่ดีเลย", "ไม่ดี"),
+        ("i.l.l.e.g.a.l", "illegal"),
+        ("lllegal", "illegal"),
+        ("kIll", "kill"),
+        ("k!ll", "kill"),
+        ("as", None),
+        ("a$$", "ass"),
+        ("@ss", "ass"),
+        ("455", None),
+        ("as s", None),
+        ("assesses", None),
         ("e-mail  me", "e-mail me"),
-        ("xa_b", None),
         ("\ud800 bomb", "bomb"),
     ],
 )
-def test_a_phrase_is_found_as_whole_words_in_any_case(text: str, found: str | None) -> None:
+def test_a_phrase_is_found_as_whole_words_plain_or_disguised(text: str, found: str | None) -> None:
     assert Keywords(PHRASES).find(text) == found
 
 
-def test_a_longer_word_does_not_hide_a_phrase_inside_a_phrase() -> None:
-    assert Keywords(["new york times", "york"]).find("the new york timeserver") == "york"
+@pytest.mark.parametrize("blank", ["", " \n", "!?", "🔫"])
+def test_a_phrase_without_a_letter_is_refused(blank: str) -> None:
+    with pytest.raises(ValueError, match="no letter"):
+        Keywords(["fine", blank])
 
 
 def test_no_phrases_find_nothing() -> None:
     assert Keywords([]).find("anything") is None
 
 
-@pytest.mark.parametrize("blank", ["", " \n"])
-def test_a_blank_phrase_is_refused(blank: str) -> None:
-    with pytest.raises(ValueError, match="pattern"):
-        Keywords(["fine", blank])
+def test_matches_name_the_rule_and_where_it_is_in_the_text() -> None:
+    rules = Rules([Phrase("bomb", "weapons#1", "weapons")], [Pattern("x[0-9]{2}", "codes#1")])
+    assert rules.scan("x12 ﬁne \u200bb\u200bomb x3") == [
+        Match(0, 3, "codes#1", ""),
+        Match(9, 14, "weapons#1", "weapons"),
+    ]
+    assert rules.first("ﬁne") is None
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.text("ab ", min_size=1, max_size=4).filter(str.strip), min_size=1, max_size=5),
-    st.text("abAB \n.", max_size=20),
+def test_what_is_allowed_hides_the_phrases_inside_it_and_no_others() -> None:
+    rules = Rules([Phrase("cheap pills", "spam#1")], allow=["cheap pills factory museum"])
+    assert rules.scan("the Cheap  Pills Factory Museum") == []
+    assert rules.scan("cheap pills: the factory museum") == [Match(0, 11, "spam#1", "")]
+
+
+def test_the_version_tells_rules_apart() -> None:
+    one, same, other = (Rules([Phrase(text, "r")]) for text in ("a", "a", "b"))
+    assert one.version == same.version != other.version
+    assert Rules([Phrase("a", "r")], allow=["b"]).version != one.version
+
+
+def test_escapes_of_json_are_resolved_and_positions_are_those_of_the_text() -> None:
+    rules = Rules([Phrase("forbidden phrase", "r")])
+    text = r'{"a": "\u0066orbidden\nphrase"}'
+    assert rules.scan(text) == []
+    (match,) = rules.scan_json(text)
+    assert text[match.start : match.end] == r"\u0066orbidden\nphrase"
+    assert rules.scan_json('{"a": "forbidden phrase"}') == [Match(7, 23, "r", "")]
+    assert rules.scan_json(r"\ud83d\ude00 forbidden phrase") == [Match(13, 29, "r", "")]
+
+
+def test_an_explanation_shows_how_the_text_is_read() -> None:
+    explained = Rules([Phrase("bomb", "r")]).explain("A Ｂо\u200bmb!")  # noqa: RUF001
+    assert explained.read_as == "a bomb!"
+    assert explained.matches == [Match(2, 7, "r", "")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "widest"),
+    [
+        ("abc", 3),
+        ("a|bcd|", 3),
+        (r"\bsk-[A-Za-z0-9]{20,48}\b", 51),
+        (r"(?i:a?b{2})(?P<x>[^]\]a]{3})", 6),
+        (r"\x{10FFFF}\pL\Q.*\E[[:alpha:]]\.", 6),
+        ("a*", None),
+        ("(a{2}b+)", None),
+        ("a{3,}", None),
+        ("^(?:)*$", 0),
+        ("(?i)ab(?-i)", 2),
+    ],
 )
-def test_it_agrees_with_a_regular_expression(phrases: list[str], text: str) -> None:
-    patterns = [r"\s+".join(phrase.split()) for phrase in phrases]
-    expected = any(re.search(rf"\b{pattern}\b", text, re.IGNORECASE) for pattern in patterns)
-    assert (Keywords(phrases).find(text) is not None) == expected
+def test_the_width_of_a_pattern_is_known(pattern: str, widest: int | None) -> None:
+    assert width(pattern) == widest
+
+
+def test_patterns_for_output_must_be_bounded_and_valid() -> None:
+    with pytest.raises(ValueError, match="no greatest width"):
+        Rules(patterns=[Pattern("a+", "r")])
+    with pytest.raises(ValueError, match="up to 257 characters"):
+        Rules(patterns=[Pattern("a{257}", "r")])
+    with pytest.raises(ValueError, match="not one for RE2"):
+        Rules(patterns=[Pattern("(", "r")])
+    rules = Rules(patterns=[Pattern("ab+c", "r", input_only=True)])
+    assert rules.scan("x abbbbc") == [Match(2, 8, "r", "")]
+
+
+def test_patterns_see_composed_text_without_what_is_unseen() -> None:
+    rules = Rules(patterns=[Pattern("^é1{2}$", "r")])
+    assert rules.scan("e\u0301\u200b１1") == [Match(0, 5, "r", "")]  # noqa: RUF001
+
+
+def test_matches_beyond_the_first_block_are_found_once() -> None:
+    rules = Rules([Phrase("bomb", "r")])
+    for at in (65_530, 65_534, 65_536, 69_000):
+        assert rules.scan("." * at + "bomb" + "." * 70_000) == [Match(at, at + 4, "r", "")]
+    assert len(rules.scan("bomb " * 40_000)) == 100
+
+
+WORST = {
+    "one letter": "b",
+    "separators": ".",
+    "spelt out, never complete": "b.o.m.",
+    "inside words": "xbombx",
+    "near misses": "the rapist ",
+    "symbols": "!@$+|",
+    "leet": "b0 m8 ",
+    "hits": "bomb ",
+}
+
+
+@pytest.mark.parametrize("name", WORST)
+def test_a_mebibyte_of_the_worst_is_searched_in_linear_time(name: str) -> None:
+    rules = Rules([Phrase(text, "r") for text in PHRASES])
+    text = (WORST[name] * (1 << 20))[: 1 << 20]
+    started = time.process_time()
+    rules.scan(text)
+    ms = (time.process_time() - started) * 1e3
+    print(f"1 MiB, {name}: {ms:.0f} ms")  # noqa: T201
+    assert ms < 6000
+
+
+def test_ten_thousand_phrases_are_made_and_searched_quickly() -> None:
+    pick = random.Random(1)
+    letters = "bcdfghjkmnprstvwz"
+    words = ["".join(pick.choices(letters + "aeiou", k=pick.randint(5, 9))) for _ in range(11_000)]
+    phrases = [Phrase(" ".join(pair), "r") for pair in itertools.pairwise(words[:9001])]
+    phrases += [Phrase(word, "r") for word in words[10_000:]]
+    started = time.process_time()
+    rules = Rules(phrases)
+    print(f"{len(phrases)} phrases made in {time.process_time() - started:.3f} s")  # noqa: T201
+    assert time.process_time() - started < 1.5
+    plain = "What the people of the town said in the evening nobody could tell; they went home. "
+    texts = {"ASCII": (plain * 30)[:2048], "Cyrillic": ("Никто в городе не знает. " * 50)[:1100]}
+    for name, text in texts.items():
+        times = []
+        for _ in range(200):
+            started = time.perf_counter()
+            assert rules.first(text) is None
+            times.append((time.perf_counter() - started) * 1e6)
+        print(f"2 kB {name}: {min(times):.1f} µs")  # noqa: T201
+        assert min(times) < (100 if name == "ASCII" else 750)

@@ -24,13 +24,16 @@ def labels(**values: str) -> Labels:
     return frozenset(values.items())
 
 
-def test_an_empty_gateway_renders_four_families() -> None:
+def test_an_empty_gateway_renders_its_families() -> None:
     body = Metrics().render()[0].decode()
     assert [line.split()[2] for line in body.splitlines() if line.startswith("# TYPE")] == [
         "anos_requests_total",
         "anos_errors_total",
         "anos_tokens_total",
         "anos_request_duration_seconds",
+        "anos_overruns_total",
+        "anos_budget_warnings_total",
+        "anos_cost_usd_total",
     ]
 
 

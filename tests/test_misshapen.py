@@ -13,7 +13,7 @@ import pytest
 
 from anos import items
 from anos.calls import ChatCall, ResponsesCall
-from anos.config import Quirks
+from anos.config_sections import Quirks
 from anos.errors import UpstreamError
 from anos.items import Answer, Turn
 from anos.routing import Route

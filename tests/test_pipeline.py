@@ -10,7 +10,7 @@ import pytest
 from anos.state import GATEWAY
 from anos.store import Delete
 from tests import scripted
-from tests.conftest import Gateway, Json, Reply, free_port
+from tests.conftest import Gateway, Json, Reply, free_port, merge
 from tests.scripted import CUT, Upstream, silence
 
 RESPONSES, CHAT = "/v1/responses", "/v1/chat/completions"
@@ -302,8 +302,6 @@ def tool(**fields: Any) -> list[Json]:
         {"input": called([{"type": "input_text", "text": BANNED}])},
         {"input": [{**CALL, "arguments": f'{{"query": "{BANNED}"}}'}, called("fine")[1]]},
         {"input": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": BANNED}]}]},
-        {"input": "fine", "tools": tool(description=BANNED)},
-        {"input": "fine", "tools": tool(parameters={"properties": {"a": {"description": BANNED}}})},
         {"input": "fine", "stream": True, "instructions": BANNED},
         {"input": "fine", "background": True, "instructions": BANNED},
     ],
@@ -359,6 +357,26 @@ async def test_a_banned_phrase_in_the_history_never_reaches_the_model_again(
     named = await call(anos, RESPONSES, input=[*user("?"), {"id": made["output"][0]["id"]}])
     for refused in (child, named):
         assert (refused.status, refused.error) == (400, BLOCKED)
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        tool(description=BANNED),
+        tool(parameters={"properties": {"a": {"description": BANNED}}}),
+    ],
+    ids=json.dumps,
+)
+async def test_the_definition_of_a_tool_is_looked_at_where_the_configuration_says_so(
+    gateway, upstream, tools: list[Json]
+) -> None:
+    free = await gateway(GUARDED)
+    assert (await call(free, RESPONSES, input="fine", tools=tools)).status == 200
+    await free.stop()
+    strict = await gateway(merge(GUARDED, {"guards": {"keywords": {"sources": ["tools"]}}}))
+    refused = await call(strict, RESPONSES, input="fine", tools=tools)
+    assert (refused.status, refused.error) == (400, BLOCKED)
     assert len(upstream.requests) == 1
 
 

@@ -348,7 +348,7 @@ async def test_a_configuration_that_cannot_be_used_changes_nothing(reloading, by
     faults = [
         ({"keys": {"new": {"key": "sk-new", "limits": "none"}}}, "keys.new.limits"),
         ({"models": {}}, "models"),
-        ({"budgets": {}}, "budgets"),
+        ({"budgets": {"b": []}}, "budgets.b"),
         # What a running process stands on.
         ({"server": {**server, "host": "localhost"}}, "server.host"),
         ({"server": {**server, "database": "other.db"}}, "server.database"),

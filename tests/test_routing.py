@@ -3,7 +3,7 @@
 import pytest
 
 from anos import config
-from anos.config import Quirks
+from anos.config_sections import Quirks
 from anos.errors import InvalidModel
 from anos.routing import Route, Router
 

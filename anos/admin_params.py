@@ -1,0 +1,126 @@
+"""What operators write in query strings: times, limits, places in a list; and times as we answer.
+
+Every refusal is an InvalidRequest that names the parameter.
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime, tzinfo
+
+from anos.errors import InvalidRequest
+from guards.budgets import Window
+
+# Five digits of years would not be ISO 8601 any more.
+_LAST_MS = 253_402_300_800_000
+
+
+def known(query: Mapping[str, str], names: Collection[str]) -> None:
+    """Refuse a parameter that would be ignored."""
+    for name in query:
+        if name not in names:
+            raise InvalidRequest(
+                f"Unknown parameter '{name[:64]}'; known are {', '.join(names)}.",
+                param=name[:64],
+                code="unknown_parameter",
+            )
+
+
+def moment_ms(name: str, text: str, zone: tzinfo = UTC) -> int:
+    """Unix milliseconds of an ISO 8601 date or time; without an offset it is one of `zone`."""
+    try:
+        moment = datetime.fromisoformat(text)
+        at_s = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
+    except (ValueError, OverflowError):
+        at_s = -1.0
+    if not 0 <= at_s * 1000 < _LAST_MS:
+        raise InvalidRequest(
+            f"Invalid value for '{name}': expected a time like 2026-01-31T12:00:00Z, or a date.",
+            param=name,
+        )
+    return round(at_s * 1000)
+
+
+def span_ms(
+    query: Mapping[str, str], default: tuple[int, int], zone: tzinfo = UTC
+) -> tuple[int, int]:
+    """`since` and `until`, in Unix milliseconds; the first inclusive, the second not."""
+    since, until = query.get("since"), query.get("until")
+    low = default[0] if since is None else moment_ms("since", since, zone)
+    high = default[1] if until is None else moment_ms("until", until, zone)
+    if low > high:
+        raise InvalidRequest("'since' is after 'until'.", param="since")
+    return low, high
+
+
+def zone_of(query: Mapping[str, str]) -> str:
+    """The name in `time_zone`; UTC if there is none."""
+    name = query.get("time_zone", "UTC")
+    try:
+        Window.parse("day", name)
+    except ValueError:
+        raise InvalidRequest(
+            "Invalid value for 'time_zone': expected a name like Europe/Berlin.", param="time_zone"
+        ) from None
+    return name
+
+
+def limit_of(query: Mapping[str, str], default: int, most: int) -> int:
+    """How many rows a page has, `limit`."""
+    text = query.get("limit", str(default))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+        raise InvalidRequest(
+            f"Invalid value for 'limit': expected an integer from 1 to {most}.", param="limit"
+        )
+    return int(text)
+
+
+def place_of(query: Mapping[str, str], numbers: int) -> tuple[int, ...] | None:
+    """The numbers of `after`, the `next` of the page before; None if there is none."""
+    text = query.get("after")
+    if text is None:
+        return None
+    parts = text.split("-")
+    is_place = all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts)
+    if len(parts) != numbers or not is_place:
+        raise InvalidRequest(
+            "Invalid value for 'after': expected the 'next' of the page before.", param="after"
+        )
+    return tuple(map(int, parts))
+
+
+def place_text(place: tuple[int, ...] | None) -> str | None:
+    """A place in a list as `next` shows it."""
+    return None if place is None else "-".join(map(str, place))
+
+
+def project_of(query: Mapping[str, str]) -> str | None:
+    """The owner that `project` means: a project by its name, a key that has none by key:<name>."""
+    name = query.get("project")
+    return name if name is None or ":" in name else f"project:{name}"
+
+
+def status_of(query: Mapping[str, str]) -> tuple[int, int]:
+    """The lowest and the highest status that `status` means: "429", or "4xx"."""
+    text = query.get("status")
+    if text is None:
+        return 0, 999
+    if len(text) == 3 and text.isascii() and text.isdigit():
+        return int(text), int(text)
+    if len(text) == 3 and text[0] in "12345" and text[1:] == "xx":
+        return int(text[0]) * 100, int(text[0]) * 100 + 99
+    raise InvalidRequest(
+        "Invalid value for 'status': expected a status like 429, or a class like 4xx.",
+        param="status",
+    )
+
+
+def iso(at_ms: int | None) -> str | None:
+    """A Unix time as ISO 8601 in UTC, with milliseconds where there are any."""
+    if at_ms is None:
+        return None
+    moment = datetime.fromtimestamp(at_ms / 1000, UTC).replace(tzinfo=None)
+    return moment.isoformat(timespec="milliseconds" if at_ms % 1000 else "seconds") + "Z"
+
+
+def usd(micro: int | None) -> float | None:
+    """Micro-dollars in dollars."""
+    return None if micro is None else micro / 1e6

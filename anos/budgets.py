@@ -1,0 +1,147 @@
+"""The budgets that calls spend from, by account; the arithmetic is in guards/budgets.py.
+
+An account is a key ("key:ci"), a project ("project:research") or everybody ("global"). Nothing here
+awaits: between the look at a budget and the reservation no other call can come in between.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from msgspec import Struct
+
+from anos.config_sections import Budget as Spec
+from anos.errors import BudgetExceeded
+from guards.budgets import Budget, Window, micro_usd
+
+Plan = dict[str, dict[Spec, Budget]]
+New = tuple[str, Budget]  # an account, and a budget it did not have
+
+
+class Reservation(Struct, eq=False):
+    """What one call holds of its budgets until its cost is known."""
+
+    micro_usd: int
+    charged_ms: int  # Unix time it counts at
+    parts: list[tuple[Budget, int]]  # with the start of the period it was taken from
+    is_settled: bool = False
+
+    def settle(self, cost: int) -> None:
+        """The call has cost so many micro-dollars; only the first time counts."""
+        if not self.is_settled:
+            self.is_settled = True
+            for budget, start_ms in self.parts:
+                budget.settle(start_ms, self.micro_usd, cost)
+
+
+class Budgets:
+    """Every budget of every account; what was spent stays through a reload."""
+
+    def __init__(self) -> None:
+        self._accounts: Plan = {}
+        self._has_soft = False
+
+    def plan(self, accounts: Mapping[str, tuple[Spec, ...]]) -> tuple[Plan, list[New]]:
+        """The budgets of a new configuration, to `take`, and those of them that are new.
+
+        Those have to be told with `restore` what was spent already.
+        """
+        plan: Plan = {}
+        new: list[New] = []
+        for account, specs in accounts.items():
+            known = self._accounts.get(account, {})
+            mine: dict[Spec, Budget] = {}
+            plan[account] = mine
+            for spec in specs:
+                budget = known.get(spec) or _same_window(known, spec)
+                if budget is None or budget in mine.values():
+                    limit, soft = _amounts(spec)
+                    budget = Budget(limit, Window.parse(spec.window, spec.time_zone), soft)
+                    new.append((account, budget))
+                mine[spec] = budget
+        return plan, new
+
+    def take(self, plan: Plan) -> None:
+        """From now on calls spend from these."""
+        self._accounts = plan
+        for budgets in plan.values():
+            for spec, budget in budgets.items():
+                budget.limit, budget.soft = _amounts(spec)
+        self._has_soft = any(spec.soft_usd is not None for each in plan.values() for spec in each)
+
+    def reserve(self, accounts: Iterable[str], micro: int, at_ms: int) -> Reservation:
+        """Hold so many micro-dollars in every budget of the accounts.
+
+        Raises BudgetExceeded, holding nothing, if one of them has not so much left.
+        """
+        reservation = Reservation(micro, at_ms, [])
+        for account in accounts:
+            for spec, budget in self._accounts.get(account, {}).items():
+                start_ms = budget.reserve(at_ms, micro)
+                if start_ms is None:
+                    reservation.settle(0)
+                    raise _exceeded(account, spec, budget, micro, at_ms)
+                reservation.parts.append((budget, start_ms))
+        return reservation
+
+    def warnings(self, accounts: Iterable[str], at_ms: int) -> list[str]:
+        """The accounts and windows whose soft amount is reached: "key:ci month"."""
+        if not self._has_soft:
+            return []
+        return [
+            f"{account} {spec.window}"
+            for account in accounts
+            for spec, budget in self._accounts.get(account, {}).items()
+            if budget.is_soft(at_ms)
+        ]
+
+    def correct(self, accounts: Iterable[str], micro: int, charged_ms: int, at_ms: int) -> None:
+        """A call that counts at `charged_ms` has cost so many micro-dollars more, or fewer.
+
+        Only periods that run at `at_ms` are corrected: nothing is reserved in older ones any more.
+        """
+        for account in accounts:
+            for budget in self._accounts.get(account, {}).values():
+                if budget.window.bounds(at_ms)[0] <= charged_ms:
+                    budget.settle(charged_ms, 0, micro)
+
+    def state(self, account: str, at_ms: int) -> list[dict[str, object]]:
+        """Each budget of an account as operators see it; amounts in dollars."""
+        return [
+            {
+                "window": spec.window,
+                "time_zone": spec.time_zone,
+                "usd": spec.usd,
+                "soft_usd": spec.soft_usd,
+                "remaining_usd": budget.remaining(at_ms) / 1e6,
+                "resets_at_ms": budget.reset_ms(at_ms),
+            }
+            for spec, budget in self._accounts.get(account, {}).items()
+        ]
+
+
+def _same_window(known: Mapping[Spec, Budget], spec: Spec) -> Budget | None:
+    for other, budget in known.items():
+        if (other.window, other.time_zone) == (spec.window, spec.time_zone):
+            return budget
+    return None
+
+
+@lru_cache(maxsize=10_000)
+def _amounts(spec: Spec) -> tuple[int, int | None]:
+    soft = None if spec.soft_usd is None else micro_usd(repr(spec.soft_usd))
+    return micro_usd(repr(spec.usd)), soft
+
+
+def _exceeded(account: str, spec: Spec, budget: Budget, micro: int, at_ms: int) -> BudgetExceeded:
+    spent = budget.limit - budget.remaining(at_ms)
+    return BudgetExceeded(
+        f"Budget has been exceeded! Current cost: {_usd(spent)}, Max budget: {_usd(budget.limit)} "
+        f"({account} per {spec.window}; this request may cost up to {_usd(micro)})",
+        headers={"x-should-retry": "false"},
+    )
+
+
+def _usd(micro: int) -> str:
+    """Dollars in plain digits, with at least one decimal: "0.00003"."""
+    text = f"{micro / 1e6:.6f}".rstrip("0")
+    return f"{text}0" if text.endswith(".") else text

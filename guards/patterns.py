@@ -1,0 +1,181 @@
+"""Regular expressions on RE2: linear in the text whatever the expression, and of known width."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from guards.normalise import JOINT
+
+# A wider pattern would hold back too much of a stream.
+WIDEST_OUTPUT = 256
+
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+    "\U000e0000-\U000e01ef" + JOINT + "]+"
+)
+_ATOM = re.compile(
+    r"\\Q(?P<literal>.*?)(?:\\E|$)|\\x\{[0-9A-Fa-f]+\}|\\x[0-9A-Fa-f]{2}|\\[0-7]{3}"
+    r"|\\[pP](?:\{[^}]*\}|.)|(?P<empty>\\[AbBz]|\^|\$)|\\."
+    r"|\[\^?\]?(?:\[:\^?\w+:\]|\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.|[^\]\\])*\]|[^\\()|*+?]",
+    re.DOTALL,
+)
+_GROUP = re.compile(r"\((?:\?(?:P?<\w+>|[imsU-]*(?P<flags>[):])))?")
+_TIMES = re.compile(r"(?:(?P<many>[*+])|(?P<maybe>\?)|\{\d+(?:(?P<comma>,)(?P<most>\d*))?\})\??")
+
+
+def width(pattern: str) -> int | None:
+    """The most code points that `pattern`, valid for RE2, can match; None if there is no most."""
+    return _alternatives(pattern, 0)[0]
+
+
+def _alternatives(pattern: str, at: int) -> tuple[int | None, int]:
+    """The width of what begins at `at`, and where its group or the pattern ends."""
+    widest: int | None = 0
+    current: int | None = 0
+    while at < len(pattern) and pattern[at] != ")":
+        if pattern[at] == "|":
+            widest, current, at = _most(widest, current), 0, at + 1
+            continue
+        if group := _GROUP.match(pattern, at):
+            at = group.end()
+            one: int | None = 0
+            if group["flags"] != ")":
+                one, at = _alternatives(pattern, at)
+                at += 1
+        else:
+            atom = _ATOM.match(pattern, at)
+            if atom is None:
+                raise ValueError(f"its width is not clear from {pattern[at:]!r} on")
+            at = atom.end()
+            literal = atom["literal"]
+            one = len(literal) if literal is not None else 0 if atom["empty"] else 1
+        while times := _TIMES.match(pattern, at):
+            one, at = _repeated(one, times), times.end()
+        current = None if current is None or one is None else current + one
+    return _most(widest, current), at
+
+
+def _most(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else max(one, other)
+
+
+def _repeated(one: int | None, times: re.Match[str]) -> int | None:
+    if one == 0 or times["maybe"]:
+        return one
+    if one is None or times["many"] or (times["comma"] and not times["most"]):
+        return None
+    return one * int(times["most"] or re.findall(r"\d+", times[0])[0])
+
+
+class Patterns:
+    """Compiled patterns; finds where they match in text as it is read, not as it is encoded."""
+
+    __slots__ = ("_compiled", "widest")
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        """ValueError for a pattern that RE2 does not take. `widest` is 0 if one has no bound."""
+        self._compiled = [_compile(pattern) for pattern in patterns]
+        widths = [width(pattern) for pattern in patterns]
+        self.widest = max([0, *(each for each in widths if each is not None)])
+
+    def matches(self, text: str, context: int = 0) -> Iterator[tuple[int, int, int]]:
+        """(index of the pattern, start, end) of each match that is not empty, in code points of
+        `text`. None begins in the first `context`, which may be 0 or 1 and show only what was
+        before."""
+        readable, starts, ends = composed(text)
+        for index, pattern in enumerate(self._compiled):
+            for found in pattern.finditer(readable, context):
+                start, end = found.span()
+                if start < end:
+                    yield index, starts[start], ends[end - 1]
+
+
+class PatternTail:
+    """The end of a text that arrives in pieces, as far as a pattern may still match in it."""
+
+    __slots__ = ("_context", "_patterns", "_window")
+
+    def __init__(self, patterns: Patterns) -> None:
+        self._patterns = patterns
+        self._window = ""
+        # How much of the window only shows what was before: 0 or 1.
+        self._context = 0
+
+    @property
+    def held(self) -> int:
+        """How many code points at the end may belong to a match."""
+        return len(self._window) - self._context - self._window.count(JOINT)
+
+    def take(self, text: str, *, is_whole: bool) -> tuple[int, int, int] | None:
+        """The first match that is complete with `text`: the index of the pattern, and how many
+        code points before the end of all text it starts and ends."""
+        window = self._window = self._window + text
+        found = list(self._patterns.matches(window, self._context))
+        if JOINT in window:
+            found += self._patterns.matches(window.replace(JOINT, "\n"), self._context)
+        # A match at the very end may go on, or end a word that is none.
+        complete = [each for each in found if is_whole or each[2] < len(window)]
+        if complete:
+            index, start, end = min(complete, key=lambda each: each[1:])
+            return index, self._before_end(start), self._before_end(end)
+        if not is_whole:
+            self._shorten(min((start for _, start, _ in found), default=len(window)))
+        return None
+
+    def _before_end(self, index: int) -> int:
+        return len(self._window) - index - self._window.count(JOINT, index)
+
+    def _shorten(self, open_from: int) -> None:
+        """Keep what a match may still begin in, and what begins at `open_from`."""
+        window, widest = self._window, self._patterns.widest
+        starts = composed(window)[1]
+        # One more than the widest: its last character may yet get an accent.
+        cut = min(open_from, starts[-widest - 1] if len(starts) > widest else 0)
+        while cut > 0 and goes_on(window[cut]):
+            cut -= 1
+        if cut > self._context:
+            before = composed(window[:cut])[0][-1:]
+            self._window = before + window[cut:]
+            self._context = len(before)
+
+
+def _compile(pattern: str) -> Any:
+    # Not loaded where there are no patterns: it takes 20 ms and some megabytes.
+    import re2
+
+    try:
+        return re2.compile(pattern)
+    except re2.error as exc:
+        raise ValueError(f"the pattern {pattern!r} is not one for RE2: {exc}") from None
+
+
+def composed(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
+    """`text` in the form NFKC, without characters that are not seen.
+
+    With it, for each of its characters, where in `text` it starts and where it ends.
+    """
+    if text.isascii() or (unicodedata.is_normalized("NFKC", text) and not _UNSEEN.search(text)):
+        return text, range(len(text)), range(1, len(text) + 1)
+    pieces: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    at = 0
+    while at < len(text):
+        end = at + 1
+        while end < len(text) and goes_on(text[end]):
+            end += 1
+        piece = unicodedata.normalize("NFKC", _UNSEEN.sub("", text[at:end]))
+        pieces.append(piece)
+        starts += [at] * len(piece)
+        ends += [end] * len(piece)
+        at = end
+    return "".join(pieces), starts, ends
+
+
+def goes_on(char: str) -> bool:
+    """Whether it may become one with the character before it, or is not seen."""
+    if char.isascii():
+        return False
+    is_mark = unicodedata.combining(char) != 0 or "\u1160" <= char <= "\u11ff"
+    return is_mark or bool(_UNSEEN.match(char))

@@ -1,0 +1,624 @@
+"""Every string a model reads is found, with its source and its place; ids and the like are not."""
+
+import base64
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anos.chat_requests import validate
+from anos.extract import chat_texts, completion_texts, output_texts, responses_texts
+from anos.extract_readers import ITEM, MAX_FILE_BYTES, text_of_file
+from anos.extract_walk import Found, walk, walk_message
+from anos.inputs import normalise_input
+from anos.validation import validate_create
+
+SEEDED = settings(derandomize=True, deadline=None)
+CANARY = "canary: a sentence that nobody else would write"
+SOURCES = {
+    *("user", "system", "history", "reference", "assistant", "tools", "arguments", "outputs"),
+    *("files", "other"),
+}
+
+
+def packed(text: str | bytes) -> str:
+    data = text.encode() if isinstance(text, str) else text
+    return base64.b64encode(data).decode()
+
+
+PICTURE = packed(bytes(range(256)))
+
+# In these trees every text begins with its source and a colon, the name of a field that is one
+# too. Every string without a colon is on the short list.
+SCHEMA = {
+    "type": "object",
+    "description": "tools: all of it",
+    "properties": {
+        "tools: city": {"type": "string", "enum": ["tools: Oslo", "tools: Rome"]},
+        "tools: when": {"type": ["string", "null"], "default": "tools: now", "format": "tools: f"},
+        "tools: who": {"type": "array", "items": {"type": "string", "const": "tools: me"}},
+        "tools: why": {
+            "$ref": "tools: #/$defs/x",
+            "examples": [{"id": "tools: 1", "status": "tools: 2"}],
+        },
+    },
+    "required": ["tools: city"],
+    "$defs": {"tools: x": {"anyOf": [{"type": "number"}, {"title": "tools: t", "tools: new": 1}]}},
+}
+
+
+def schema_of(source: str) -> dict:
+    return json.loads(json.dumps(SCHEMA).replace("tools: ", f"{source}: "))
+
+
+REQUEST = {
+    "model": "gpt-4",
+    "instructions": "system: be brief",
+    "previous_response_id": "resp_1",
+    "stream": True,
+    "stream_options": {"include_obfuscation": True, "new": "other: option"},
+    "include": ["reasoning.encrypted_content"],
+    "tools": [
+        {
+            "type": "function",
+            "name": "tools-name",
+            "description": "tools: weather",
+            "parameters": SCHEMA,
+            "strict": True,
+            "tools: unknown": ["tools: a"],
+        },
+        {
+            "type": "custom",
+            "name": "tools: c",
+            "format": {"type": "grammar", "syntax": "tools: lark", "definition": "tools: start"},
+        },
+        {"type": "file_search", "vector_store_ids": ["vs_1"], "filters": {"value": "tools: v"}},
+        {
+            "type": "mcp",
+            "server_url": "tools: https",
+            "server_label": "tools: l",
+            "allowed_tools": ["tools: a"],
+            "authorization": "secret",
+            "headers": {"x": "secret"},
+        },
+        {"type": "tools: acme", "words": {"headers": "tools: h", "authorization": "tools: i"}},
+    ],
+    "tool_choice": {"type": "function", "name": "tools: weather"},
+    "temperature": 1.0,
+    "text": {
+        "format": {
+            "type": "json_schema",
+            "name": "system-name",
+            "description": "system: d",
+            "schema": schema_of("system"),
+        },
+        "verbosity": "low",
+    },
+    "reasoning": {"effort": "low", "summary": "auto"},
+    "truncation": "auto",
+    "metadata": {"a": "secret"},
+    "service_tier": "auto",
+    "safety_identifier": "secret",
+    "prompt_cache_key": "secret",
+    "user": "secret",
+    "acme": {"deep": [{"other: key": "other: value"}], "id": "x"},
+    "stop": ["other: stop", "other: end"],
+    "single": "other: single",
+}
+INPUT = [
+    {"role": "user", "content": "user: plain"},
+    {"role": "developer", "content": "system: plain"},
+    {"role": "assistant", "content": "assistant: plain"},
+    {
+        "type": "message",
+        "role": "user",
+        "id": "msg_1",
+        "phase": "commentary",
+        "user: unknown": {"user: a": "user: b"},
+        "content": [
+            {"type": "input_text", "text": "user: parted", "new": "user: field"},
+            {"type": "input_image", "image_url": "user: https://example.com", "detail": "high"},
+            {"type": "input_image", "image_url": f"data:image/png;base64,{PICTURE}"},
+            {"type": "input_image", "file_id": "file_1"},
+            {"type": "input_audio", "input_audio": {"data": PICTURE, "format": "mp3"}},
+            {"type": "input_file", "filename": "files: a.pdf", "file_data": PICTURE},
+            {"type": "input_file", "file_url": "files: https", "file_id": "file_1"},
+            {"type": "acme", "text": "other: a", "data": "other: b", "format": {"x": ["other: c"]}},
+        ],
+    },
+    {
+        "type": "message",
+        "role": "assistant",
+        "content": [
+            {
+                "type": "output_text",
+                "text": "assistant: said",
+                "annotations": [
+                    {"type": "url_citation", "url": "assistant: u", "title": "assistant: t"},
+                    {"type": "file_citation", "file_id": "file_1", "filename": "assistant: f"},
+                ],
+                "logprobs": [{"token": "assistant: t", "bytes": [1], "top_logprobs": []}],
+            },
+            {"type": "refusal", "refusal": "assistant: no"},
+        ],
+    },
+    {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [{"type": "summary_text", "text": "assistant: s"}],
+        "content": [{"type": "reasoning_text", "text": "assistant: r"}],
+        "encrypted_content": PICTURE,
+    },
+    {"type": "function_call", "call_id": "c|1", "name": "arguments: f", "arguments": "arguments: "},
+    {
+        "type": "function_call_output",
+        "call_id": "c|1",
+        "output": [
+            {"type": "input_text", "text": "outputs: parted"},
+            {"type": "input_file", "filename": "files: b", "file_data": PICTURE},
+            {"type": "acme", "x": "other: x"},
+        ],
+    },
+    {"type": "custom_tool_call", "call_id": "c2", "name": "arguments: c", "input": "arguments: i"},
+    {"type": "custom_tool_call_output", "call_id": "c2", "output": "outputs: plain"},
+    {"type": "compaction", "encrypted_content": PICTURE, "new": "assistant: c"},
+    {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": PICTURE},
+    {"type": "mcp_call", "id": "mcp_1", "arguments": "other: a", "output": "other: o"},
+    {
+        "type": "acme:note",
+        "call_id": {"other: hidden": "other: in an id"},
+        "status": ["other: in a status"],
+        "result": "other: r",
+        "deep": [[{"call_id": "c", "k": ["other: c"]}], "other: d"],
+    },
+]
+CHAT = {
+    "model": "gpt-4",
+    "messages": [
+        {"role": "system", "content": "system: s"},
+        {"role": "developer", "content": [{"type": "text", "text": "system: d"}]},
+        {"role": "user", "content": "user: u", "name": "user: n"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "user: t"},
+                {"type": "image_url", "image_url": {"url": "user: https", "detail": "auto"}},
+                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
+                {"type": "input_audio", "input_audio": {"data": PICTURE, "format": "wav"}},
+                {"type": "file", "file": {"filename": "files: f", "file_data": PICTURE}},
+                {"type": "acme", "acme": "other: a"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": None,
+            "refusal": "assistant: r",
+            "reasoning_content": "assistant: c",
+            "audio": {"id": "audio_1", "data": PICTURE, "transcript": "assistant: t"},
+            "tool_calls": [
+                {
+                    "id": "call_1",
+                    "type": "function",
+                    "function": {"name": "arguments: f", "arguments": "arguments: a"},
+                },
+                {
+                    "id": "call_2",
+                    "type": "custom",
+                    "custom": {"name": "arguments: c", "input": "arguments: i"},
+                },
+                {
+                    "id": "call_3",
+                    "type": "function",
+                    "function": {
+                        "arguments": {"arguments: k": "arguments: v", "id": "arguments: x"}
+                    },
+                },
+            ],
+            "function_call": {"name": "arguments: l", "arguments": "arguments: m"},
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "outputs: t"},
+        {
+            "role": "tool",
+            "tool_call_id": "call_2",
+            "content": [{"type": "text", "text": "outputs: p"}],
+        },
+        {"role": "function", "name": "outputs: n", "content": "outputs: f"},
+        {"role": "other: role", "content": "other: c"},
+    ],
+    "tools": [
+        {"type": "function", "function": {"name": "tools: f", "parameters": SCHEMA}},
+        {
+            "type": "custom",
+            "custom": {
+                "format": {
+                    "type": "grammar",
+                    "grammar": {"syntax": "tools: s", "definition": "tools: d"},
+                }
+            },
+        },
+    ],
+    "functions": [{"name": "tools: f", "description": "tools: d", "parameters": SCHEMA}],
+    "function_call": "auto",
+    "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "system: n", "schema": schema_of("system")},
+    },
+    "prediction": {"type": "content", "content": [{"type": "text", "text": "system: p"}]},
+    "modalities": ["text", "audio"],
+    "audio": {"voice": "alloy", "format": "wav"},
+    "stop": "other: stop",
+    "reasoning_effort": "low",
+    "verbosity": "low",
+    "web_search_options": {
+        "search_context_size": "low",
+        "user_location": {"type": "approximate", "approximate": {"other: city": "other: c"}},
+    },
+    "metadata": {"a": "secret"},
+    "user": "secret",
+}
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "gpt-4",
+    "service_tier": "default",
+    "system_fingerprint": "fp_1",
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {
+                "role": "assistant",
+                "content": "assistant: c",
+                "refusal": "assistant: r",
+                "reasoning_content": "assistant: x",
+                "annotations": [
+                    {
+                        "type": "url_citation",
+                        "url_citation": {"url": "assistant: u", "title": "assistant: t"},
+                    }
+                ],
+                "tool_calls": [
+                    {
+                        "id": "call_1",
+                        "type": "function",
+                        "function": {"name": "arguments: n", "arguments": "arguments: a"},
+                    }
+                ],
+            },
+            "logprobs": {
+                "content": [
+                    {
+                        "token": "assistant: t",
+                        "logprob": -1.0,
+                        "bytes": None,
+                        "top_logprobs": [{"token": "assistant: o", "logprob": -1.0}],
+                    }
+                ],
+                "refusal": None,
+            },
+        },
+        {
+            "index": 1,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "assistant: 2"},
+        },
+        {
+            "index": 2,
+            "message": {"content": [{"type": "thinking", "thinking": [{"text": "assistant: 3"}]}]},
+        },
+    ],
+    "usage": {"prompt_tokens": 1},
+    "provider": "other: p",
+}
+OUTPUT = [item for item in INPUT if item.get("role") != "user" and "role" not in item]
+
+
+def turn() -> dict:
+    """A turn's parts as one tree: what was validated and normalised, and what it inherited."""
+    request = json.loads(json.dumps(REQUEST))
+    validate_create({**request, "input": "x"})
+    own = normalise_input(json.loads(json.dumps(INPUT)), 1)
+    inherited = recalled = json.dumps(own)
+    for source in SOURCES:
+        inherited = inherited.replace(f'"{source}: ', '"history: ')
+        recalled = recalled.replace(f'"{source}: ', '"reference: ')
+    return {
+        "request": request,
+        "history": json.loads(inherited),
+        "input": [*own, *json.loads(recalled)],
+    }
+
+
+def in_turn(tree: dict) -> list[Found]:
+    own = len(tree["input"]) // 2
+    recalled = set(range(own, 2 * own))
+    return responses_texts(tree["request"], tree["history"], tree["input"], recalled)
+
+
+def chat() -> dict:
+    tree = json.loads(json.dumps(CHAT))
+    validate(tree)
+    return tree
+
+
+def in_output(tree: dict) -> list[Found]:
+    return [found for item in tree["output"] for found in output_texts(item)]
+
+
+def output() -> dict:
+    return {"output": copy.deepcopy(normalise_input(OUTPUT, 1))}
+
+
+Case = tuple[Callable[[], dict], Callable[[dict], list[Found]]]
+CASES = {
+    "a turn": (turn, in_turn),
+    "a chat request": (chat, chat_texts),
+    "output items": (output, in_output),
+    "a completion": (lambda: copy.deepcopy(COMPLETION), completion_texts),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def leaves(node: Any, *path: Any) -> Iterator[tuple[tuple[Any, ...], str, bool]]:
+    """Path, text and whether it is a key, of every string in a tree."""
+    if isinstance(node, str):
+        yield path, node, False
+    elif isinstance(node, (dict, list)):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(node, dict):
+                yield (*path, key), key, True
+            yield from leaves(value, *path, key)
+
+
+def at(tree: Any, path: tuple[Any, ...]) -> Any:
+    for step in path:
+        tree = tree[step]
+    return tree
+
+
+def is_text(text: str) -> bool:
+    return ": " in text or text in ("tools-name", "system-name")
+
+
+def source_of(text: str) -> str:
+    return text.partition(":")[0].partition("-")[0]
+
+
+@every_case
+def test_every_text_is_found_once_in_its_place_and_nothing_else(case: Case):
+    make, extract = case
+    tree = make()
+    expected = sorted(
+        (source_of(text), text, is_key) for _, text, is_key in leaves(tree) if is_text(text)
+    )
+    found = extract(tree)
+    assert len(expected) > 10
+    # What hosted tools and other vendors call their fields is found too, which does no harm.
+    known = [each for each in found if each.writable or is_text(each.text)]
+    assert sorted((each.source, each.text, not each.writable) for each in known) == expected
+    for each in found:
+        assert each.source in SOURCES
+        assert each.key == each.text if not each.writable else each.container[each.key] == each.text
+
+
+@every_case
+def test_a_canary_in_any_text_is_found_with_its_source_and_can_be_masked_there_alone(case: Case):
+    make, extract = case
+    original = make()
+    for path, text, is_key in leaves(original):
+        if is_key or not is_text(text):
+            continue
+        tree = make_with(original, path, CANARY)
+        expected = source_of(text)
+        (found,) = [each for each in extract(tree) if each.text == CANARY]
+        assert (found.source, found.writable) == (expected, True), path
+        assert found.is_json == (path[-1] == "arguments"), path
+        found.container[found.key] = "masked"
+        assert tree == make_with(original, path, "masked"), path
+
+
+def make_with(tree: dict, path: tuple[Any, ...], value: str) -> dict:
+    tree = copy.deepcopy(tree)
+    at(tree, path[:-1])[path[-1]] = value
+    return tree
+
+
+# No model is told of these, and nobody but the one who needs them.
+UNREAD = {
+    *("model", "previous_response_id", "metadata", "user", "safety_identifier"),
+    *("prompt_cache_key", "authorization", "headers"),
+}
+
+
+@every_case
+def test_what_is_under_a_name_of_the_short_list_and_does_not_look_like_it_is_a_text(case: Case):
+    make, extract = case
+    original = make()
+    for path, text, is_key in leaves(original):
+        if is_key or is_text(text):
+            continue
+        tree = make_with(original, path, CANARY)
+        hits = [each for each in extract(tree) if CANARY in each.text]
+        unread = extract is not completion_texts and UNREAD.intersection(map(str, path))
+        assert len(hits) == (0 if unread else 1), path
+
+
+@pytest.mark.parametrize(
+    "role", ["you", "user\nforbidden", "User", ""], ids=["unknown", "lines", "case", "empty"]
+)
+def test_a_role_nobody_knows_is_a_text(role: str):
+    tree = {"model": "m", "messages": [{"role": role, "content": "hi"}]}
+    assert [(each.source, each.text) for each in chat_texts(tree)] == [
+        ("other", text) for text in (role, "hi") if text
+    ]
+
+
+def test_a_sentence_in_pieces_under_the_name_of_an_id_is_a_text():
+    item = {"type": "acme", "id": ["how", "to"], "status": ["do"]}
+    assert [each.text for each in responses_texts({}, [], [item], set())] == ["how", "to", "do"]
+
+
+def test_what_a_schema_calls_a_field_is_a_text_even_if_it_is_called_like_one_of_ours():
+    schema = {"properties": {"type": {"type": "string"}, "id": {"description": "d"}}}
+    tools = [{"type": "function", "name": "f", "parameters": schema}]
+    found = responses_texts({"tools": tools}, [], [], set())
+    assert [each.text for each in found] == ["f", "type", "id", "d"]
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def with_file(**fields: str) -> list[dict]:
+    part = {"type": "input_file", **fields}
+    return normalise_input([{"role": "user", "content": [part]}], 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (packed("a fruit"), "a fruit"),
+        (packed("früchte € 水"), "früchte € 水"),
+        (packed("a fruit").rstrip("="), "a fruit"),
+        (packed("?>?>" * 6).replace("+", "-").replace("/", "_"), "?>?>" * 6),
+        (packed("a" * 60)[:40] + "\r\n" + packed("a" * 60)[40:], "a" * 60),
+        (packed("abc") + "Z", "abc"),
+        ("data:text/plain;base64," + packed("a fruit"), "a fruit"),
+        ("data:text/plain;charset=utf-8;base64," + packed("a fruit"), "a fruit"),
+        ("data:application/json;base64," + packed('{"a": 1}'), '{"a": 1}'),
+        (" DATA:TEXT/CSV;BASE64,YSxi", " DATA:TEXT/CSV;BASE64,YSxi\na,b"),
+        ("data:application/octet-stream;base64," + packed("a fruit"), "a fruit"),
+        ("data:,a%20fruit", "a fruit"),
+        ("data:image/svg+xml;base64," + packed("<svg/>"), "<svg/>"),
+        (packed("a fruit")[:4] + " " + packed("a fruit")[4:], "YSBm cnVpdA==\na fruit"),
+        (PICTURE, None),
+        ("data:image/png;base64," + PICTURE, None),
+        (packed("text" * 300 + "\xff" * 3).replace("w7/Dv8O/", "////"), None),
+        ("", None),
+    ],
+)
+def test_the_text_of_a_text_file_is_found_decoded_and_cannot_be_written(
+    data: str, text: str | None
+):
+    expected = [] if text is None else [("files", text, False)]
+    found = responses_texts({}, [], with_file(file_data=data), set())
+    assert [(each.source, each.text, each.writable) for each in found] == expected
+    for each in found:
+        assert each.container[each.key] == data
+
+
+def test_what_is_no_base64_is_a_text_as_it_stands():
+    found = responses_texts({}, [], with_file(file_data="ein Obst, frisch"), set())
+    assert [(each.text, each.writable) for each in found] == [("ein Obst, frisch", True)]
+
+
+@pytest.mark.parametrize("source", ["history", "reference"])
+def test_an_inherited_file_is_inherited(source: str):
+    items = with_file(filename="a.txt", file_data=packed("a fruit"))
+    found = (
+        responses_texts({}, items, [], set())
+        if source == "history"
+        else responses_texts({}, [], items, {0})
+    )
+    assert [(each.source, each.text) for each in found] == [(source, "a.txt"), (source, "a fruit")]
+
+
+def test_a_text_as_the_address_of_an_image_or_a_file_is_decoded_too():
+    url = "data:text/plain;base64," + packed("a fruit")
+    content = [{"type": "image_url", "image_url": {"url": url}}]
+    tree = {"model": "m", "messages": [{"role": "user", "content": content}]}
+    assert [(each.source, each.text) for each in chat_texts(tree)] == [("files", "a fruit")]
+    found = responses_texts({}, [], with_file(file_url=url), set())
+    assert [(each.source, each.text) for each in found] == [("files", "a fruit")]
+
+
+def test_of_a_large_file_the_first_mebibyte_is_read():
+    text = text_of_file(packed("wörter " * 400_000))
+    assert text is not None
+    assert MAX_FILE_BYTES - 8 < len(text.encode()) <= MAX_FILE_BYTES
+    assert text_of_file("data:," + "a%20" * MAX_FILE_BYTES) == "a " * (MAX_FILE_BYTES // 2)
+
+
+# --- properties -----------------------------------------------------------------------------------
+
+WORDS = st.text("ab é", max_size=3)
+KEYS = st.text("qz-", min_size=1, max_size=3)
+TREES = st.recursive(
+    st.one_of(WORDS, st.integers(), st.none(), st.booleans()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@SEEDED
+@given(TREES)
+def test_of_what_nobody_knows_every_string_and_every_name_is_found_in_order(tree: Any):
+    expected = [(text, is_key) for _, text, is_key in leaves(tree) if text]
+    item = {"type": "acme", "content": [{"type": "acme", "text": tree}]}
+    found = responses_texts({}, [], [item], set())
+    assert [(each.text, not each.writable) for each in found] == expected
+    assert {each.source for each in found} <= {"other"}
+
+
+def maybe(*values: Any) -> st.SearchStrategy:
+    return st.sampled_from([*values])
+
+
+PARTS = st.fixed_dictionaries(
+    {"type": maybe("input_text", "output_text", "text", "acme", "input_file", ["text"])},
+    optional={
+        "text": maybe("hello", "", 1, ["deep"]),
+        "annotations": maybe([], [{"title": "t"}], None),
+        "logprobs": maybe([], [{"token": "t"}]),
+        "new": maybe("x"),
+    },
+)
+MESSAGES = st.fixed_dictionaries(
+    {"role": maybe("user", "assistant", "tool", "king")},
+    optional={
+        "type": maybe("message", "acme"),
+        "id": maybe("msg_1", "a b", 1),
+        "status": maybe("completed", "done it"),
+        "content": st.one_of(maybe("hello", "", None, {}), st.lists(PARTS, max_size=2)),
+        "name": maybe("n"),
+    },
+)
+
+
+@SEEDED
+@given(MESSAGES, maybe("user", "history", "other"))
+def test_what_is_read_quickly_is_read_as_everything_else(message: dict, source: str):
+    quickly: list[Found] = []
+    slowly: list[Found] = []
+    walk_message(quickly, [message], 0, source)
+    walk(slowly, [message], 0, source, ITEM)
+    assert [(*map(id, (each.container,)), each) for each in quickly] == [
+        (*map(id, (each.container,)), each) for each in slowly
+    ]
+
+
+def test_an_answer_may_be_nested_deeper_than_calls_may_be():
+    tree: Any = "deep"
+    for _ in range(5_000):
+        tree = [{"items": tree}]
+    (found,) = output_texts({"type": "acme", "content": tree})
+    assert found.text == "deep"
+
+
+def test_a_thousand_items_take_ten_times_as_long_as_a_hundred():
+    items = normalise_input([{"role": "user", "content": "word " * 40}] * 1_000, 1)
+
+    def seconds(count: int) -> float:
+        started = time.perf_counter()
+        assert len(responses_texts({}, [], items[:count], set())) == count
+        return time.perf_counter() - started
+
+    short = min(seconds(100) for _ in range(50))
+    long = min(seconds(1_000) for _ in range(20))
+    assert long < 25 * short
