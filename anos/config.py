@@ -93,7 +93,7 @@ def _check_guards(config: Config, reader: Reader) -> None:
                 reader.fault(f"{path}.moderation.{name}", "is missing")
         groups: dict[str, Keywords | Words] = {"": profile.keywords}
         groups |= {f"groups.{name}.": each for name, each in profile.keywords.groups.items()}
-        if profile.keywords.output not in ("block", "mask"):
+        if profile.keywords.output == "off":
             continue
         for group, words in groups.items():
             for index, pattern in enumerate(words.patterns):

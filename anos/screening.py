@@ -120,17 +120,19 @@ def _look(profile: Profile, direction: str, mode: str, found: list[Found]) -> Re
             counts.update(matches)
             if matches and mode == "mask" and not each.writable:
                 mode = "block"  # what cannot be covered must not pass
-    except Exception:
-        logger.exception("a guard failed")
+    except Exception as exc:  # its message may quote the text
+        logger.error("a guard failed: %s", type(exc).__name__)
         receipt.error = "failed"
     receipt.us = (time.perf_counter_ns() - started_ns) // 1000
     receipt.texts, receipt.bytes = len(found), sum(map(_bytes, found))
     receipt.sources = dict(Counter(each.source for each in found))
     receipt.rules = dict(counts)
-    if receipt.error:
-        receipt.action = profile.settings.keywords.on_error.replace("pass", "error")
+    if receipt.error and profile.settings.keywords.on_error == "block":
+        receipt.action = "block"
     elif counts:
         receipt.action = mode
+    elif receipt.error:
+        receipt.action = "error"
     return receipt
 
 

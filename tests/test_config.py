@@ -99,6 +99,13 @@ def key(**fields: object) -> dict[str, Any]:
         ),
         (key(expires="soon"), ['keys.a.expires: must be a time like "2030-01-31T12:00:00Z"']),
         (key(budget="b"), ['keys.a.budget: no budget "b"']),
+        *(
+            (
+                {"guards": {"keywords": {"output": mode, "patterns": ["a+"]}}},
+                ["guards.keywords.patterns[0]: for output at most 256 characters wide"],
+            )
+            for mode in ("block", "mask", "monitor")
+        ),
         (key(guards="none"), ['keys.a.guards: no profile "none"']),
         (
             {"guards": {"keywords": {"patterns": ["("], "files": ["/none"]}}},
