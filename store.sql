@@ -75,7 +75,7 @@ CREATE TABLE exchanges (
 
 -- A row is inserted once and never updated; what corrects it is another row.
 ALTER TABLE exchanges ADD COLUMN client TEXT;                  -- keyed hash of the client's address
-ALTER TABLE exchanges ADD COLUMN first_byte_us INTEGER;        -- until the first byte of the answer
+ALTER TABLE exchanges ADD COLUMN first_byte_us INTEGER;        -- until the first byte of a stream; NULL: no stream
 ALTER TABLE exchanges ADD COLUMN counted INTEGER NOT NULL DEFAULT 0;   -- 1: counts as a request against rate limits
 ALTER TABLE exchanges ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0;  -- calls of upstreams
 ALTER TABLE exchanges ADD COLUMN failures TEXT;                -- JSON: the attempts that failed; NULL: none

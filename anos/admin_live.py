@@ -185,7 +185,7 @@ class _Trial:
         exchange = begin("POST", "/admin/explain")
         profile = self._gateway.live.profiles[self._caller.guards]
         try:
-            await screen_request(profile, exchange, self._call, ())
+            await screen_request(profile, exchange, self._call)
         except GuardBlocked as exc:
             self._error = self._error or exc
         receipts: list[dict[str, Any]] = msgspec.to_builtins(exchange.receipts)

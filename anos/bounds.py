@@ -22,24 +22,25 @@ def input_bound(body: bytes, route: Route) -> int:
     Raises InvalidRequest (`unsupported_parameter`) for what has no known price.
     """
     if b'"service_tier":' in body and _TIER.search(body):
-        raise _unpriced("service_tier", "this service tier")
+        raise unpriced("service_tier", "this service tier")
     # To look for a few words costs a tenth of what the expressions do.
     if not any(word in body for word in _MEDIA):
         return len(body)
     if _AUDIO in body:
-        raise _unpriced("input", "audio")
+        raise unpriced("input", "audio")
     images = len(_IMAGES.findall(body))
     files = len(_FILES.findall(body))
     if images and not route.max_image_tokens:
-        raise _unpriced("input", "an image")
+        raise unpriced("input", "an image")
     if files and not route.max_file_tokens:
-        raise _unpriced("input", "a file")
+        raise unpriced("input", "a file")
     data_bytes = sum(map(len, _DATA.findall(body)))
     media = images * route.max_image_tokens + files * route.max_file_tokens
     return len(body) - data_bytes + media
 
 
-def _unpriced(param: str, what: str) -> InvalidRequest:
+def unpriced(param: str, what: str) -> InvalidRequest:
+    """The refusal of what a budget cannot bound."""
     return InvalidRequest(
         f"This key has a budget, and what {what} costs with this model is not configured.",
         param=param,

@@ -1,6 +1,6 @@
 """One model call as its client sees it, bound to the dialect of whatever route is tried."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -23,6 +23,8 @@ from anos.stream import Stream
 _ENCRYPTED = "reasoning.encrypted_content"
 # The fields of a request, beside the items of a turn, whose strings the model reads.
 _READ = ("instructions", "tools", "text")
+# The client runs these itself; any other tool runs at the vendor, who charges for it.
+_OWN_TOOLS = frozenset({"function", "custom"})
 _CHAT_READ = ("messages", "tools", "functions", "response_format", "prediction")
 
 
@@ -40,8 +42,12 @@ class Call(Protocol):
     def texts(self) -> list[str]:
         """Every string the model will see."""
 
-    def found(self, unsent: Iterable[Item]) -> list[Found]:
-        """The same with sources and places, and that of `unsent` items, which it will not see."""
+    def found(self, resolved: Sequence[Item], recalled: Collection[int]) -> list[Found]:
+        """The same with sources and places.
+
+        `resolved` are the items of the request before some were left out, if any were; the store
+        had those at the positions `recalled`.
+        """
 
     def masked(self) -> None:
         """Something that was `found` was replaced: what was made of it before is made again."""
@@ -54,6 +60,9 @@ class Call(Protocol):
 
     def events(self, now_ms: int) -> Dialect:
         """How guards read the client's stream."""
+
+    def extra(self) -> str | None:
+        """The field that asks for what a vendor charges for beside tokens, if one does."""
 
     def cap(self, max_output_tokens: int) -> int:
         """Let the upstream make no more than so many tokens, if the client has set no cap itself.
@@ -103,10 +112,17 @@ class ResponsesCall:
         settings = [request[name] for name in _READ if request.get(name)]
         return items.texts([*settings, *self.turn.history, *self.turn.input])
 
-    def found(self, unsent: Iterable[Item]) -> list[Found]:
+    def found(self, resolved: Sequence[Item], recalled: Collection[int]) -> list[Found]:
         turn = self.turn
-        seen = responses_texts(turn.request, turn.history, turn.input, ())
-        return [*seen, *responses_texts({}, [], list(unsent), ())]
+        if resolved is turn.input:
+            return responses_texts(turn.request, turn.history, turn.input, ())
+        references = {id(resolved[index]) for index in recalled}
+        sent = [at for at, item in enumerate(turn.input) if id(item) in references]
+        seen = responses_texts(turn.request, turn.history, turn.input, sent)
+        known = set(map(id, turn.input))
+        unsent = [(at, item) for at, item in enumerate(resolved) if id(item) not in known]
+        of_store = [n for n, (at, _) in enumerate(unsent) if at in recalled]
+        return seen + responses_texts({}, [], [item for _, item in unsent], of_store)
 
     def masked(self) -> None:
         self._input = None
@@ -123,6 +139,12 @@ class ResponsesCall:
 
     def events(self, now_ms: int) -> Dialect:
         return ResponsesEvents(self.shown(self.base), now_ms)
+
+    def extra(self) -> str | None:
+        for index, tool in enumerate(self.turn.request.get("tools") or ()):
+            if tool["type"] not in _OWN_TOOLS:
+                return f"tools[{index}]"
+        return None
 
     def cap(self, max_output_tokens: int) -> int:
         tokens: int = self.turn.request.setdefault("max_output_tokens", max_output_tokens)
@@ -180,7 +202,7 @@ class ChatCall:
         tree = self._tree
         return items.texts([tree[name] for name in _CHAT_READ if tree.get(name)])
 
-    def found(self, unsent: Iterable[Item]) -> list[Found]:
+    def found(self, resolved: Sequence[Item], recalled: Collection[int]) -> list[Found]:
         return chat_texts(self._tree)
 
     def masked(self) -> None:
@@ -201,6 +223,11 @@ class ChatCall:
 
     def _wants_usage(self) -> bool:
         return (self._tree.get("stream_options") or {}).get("include_usage") is True
+
+    def extra(self) -> str | None:
+        if self._tree.get("web_search_options") is not None:
+            return "web_search_options"
+        return "modalities" if "audio" in (self._tree.get("modalities") or ()) else None
 
     def cap(self, max_output_tokens: int) -> int:
         tree = self._tree

@@ -27,7 +27,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     call = ChatCall(
         tree, response_id=items.new_id("chatcmpl", now_ms), created_s=now_ms // 1000, now_ms=now_ms
     )
-    await screening.screen_request(live.profiles[caller.guards], exchange, call, ())
+    await screening.screen_request(live.profiles[caller.guards], exchange, call)
     run = Run(
         call.response_id, caller.project, call.base, now_ms, [], [], False, call.stream, exchange
     )

@@ -166,7 +166,7 @@ class Ledger:
             exchange.request_body = body
 
     def reserve(self, exchange: Exchange, micro: int, tokens: tuple[int, int]) -> ReservationRecord:
-        """Hold what a call may cost, at most, in every budget of its caller.
+        """Hold what a call may cost, at most, in every budget of its caller, if it has any.
 
         `tokens` are what the bound was made of. The row is to be made durable before the upstream
         is called. Raises BudgetExceeded.
@@ -174,13 +174,11 @@ class Ledger:
         caller = exchange.caller
         assert caller is not None
         now_ms = time.time_ns() // 1_000_000
-        exchange.hold = self._budgets.reserve(caller.accounts, micro, now_ms)
-        exchange.reserved, exchange.charged_ms = micro, now_ms
+        if caller.accounts:
+            exchange.hold = self._budgets.reserve(caller.accounts, micro, now_ms)
+            exchange.reserved, exchange.charged_ms = micro, now_ms
+            self._warn(exchange, self._budgets.warnings(caller.accounts, now_ms))
         self._reservations = exchange.reservation = self._reservations + 1
-        if warnings := self._budgets.warnings(caller.accounts, now_ms):
-            exchange.headers["anos-budget-warning"] = ", ".join(warnings)
-            for warning in warnings:
-                self._metrics.budget_warning(warning)
         lost = (
             exchange.request_id,
             exchange.response_id,
@@ -197,6 +195,12 @@ class Ledger:
         return ReservationRecord(
             exchange.reservation, micro, caller.key, caller.project, _encode(lost)
         )
+
+    def _warn(self, exchange: Exchange, warnings: list[str]) -> None:
+        if warnings:
+            exchange.headers["anos-budget-warning"] = ", ".join(warnings)
+        for warning in warnings:
+            self._metrics.budget_warning(warning)
 
     async def commit(self, reservation: ReservationRecord) -> None:
         """Return when the reservation is durable; raises Unavailable."""

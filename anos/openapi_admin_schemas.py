@@ -145,6 +145,23 @@ def _ledger() -> dict[str, Schema]:
         "Exchange": shape(line),
         "ExchangeList": _page("Exchange"),
         "ExchangeInFull": _in_full(),
+        **_live(),
+        "Recompute": shape({"since": TIME}, until=or_null(TIME), model=or_null(STRING)),
+        "Recomputed": shape(
+            {
+                "object": const("spend.recompute"),
+                "since": TIME,
+                "until": TIME,
+                "model": or_null(STRING),
+                **dict.fromkeys(("requests", "corrected", "unpriced"), INTEGER),
+                "difference_usd": NUMBER,
+            }
+        ),
+    }
+
+
+def _live() -> dict[str, Schema]:
+    return {
         "StoredResponse": shape(
             {
                 "object": const("response"),
@@ -176,17 +193,6 @@ def _ledger() -> dict[str, Schema]:
         "OperatorEvent": {
             "anyOf": [ref("Exchange"), ref("Change"), shape({"count": {**INTEGER, "minimum": 1}})]
         },
-        "Recompute": shape({"since": TIME}, until=or_null(TIME), model=or_null(STRING)),
-        "Recomputed": shape(
-            {
-                "object": const("spend.recompute"),
-                "since": TIME,
-                "until": TIME,
-                "model": or_null(STRING),
-                **dict.fromkeys(("requests", "corrected", "unpriced"), INTEGER),
-                "difference_usd": NUMBER,
-            }
-        ),
     }
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from anos import items
-from anos.bounds import input_bound
+from anos.bounds import input_bound, unpriced
 from anos.calls import Call, as_stream
 from anos.errors import (
     BudgetExceeded,
@@ -71,8 +71,7 @@ async def admit(
     if scopes:
         grant = gateway.limits.try_take(scopes)
         if grant is None:
-            grant = await gateway.limits.take(scopes, caller.key)
-            exchange.grant = grant
+            grant = exchange.grant = await gateway.limits.take(scopes, caller.key)
             _check(gateway)
         exchange.grant = grant
     exchange.counted = 1
@@ -92,6 +91,8 @@ def bound(call: Call, routes: tuple[Route, ...], body: bytes, cap: int) -> tuple
     what has no known price.
     """
     tokens, micro = 0, 0
+    if (param := call.extra()) is not None:
+        raise unpriced(param, "this")
     for route in routes:
         if route.price is None:
             raise InvalidRequest(
@@ -398,8 +399,6 @@ class Work(Struct, eq=False):
     ) -> asyncio.Future[None] | None:
         exchange, ledger = self.exchange, self.gateway.ledger
         exchange.finish = answer.incomplete_reason or answer.status
-        if isinstance(self.stream, Scanned):
-            exchange.receipts.append(receipt_of(self.stream))
         if not self.call.store:
             return ledger.settle(exchange, status)
         record = record_of(self.run, response, self.parent_id)
@@ -408,7 +407,10 @@ class Work(Struct, eq=False):
         return ledger.settle(exchange, status, record)
 
     def _count(self, answer: Answer) -> None:
+        """Note what the call used, and what the guards of its stream saw; once for each call."""
         exchange = self.exchange
+        if isinstance(self.stream, Scanned):
+            exchange.receipts.append(receipt_of(self.stream))
         exchange.usage, exchange.usage_source = answer.usage, "upstream"
         if answer.usage is None:
             exchange.usage, exchange.usage_source = self._estimated(answer), "estimated"

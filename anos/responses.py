@@ -55,6 +55,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     inherited = await _history(gateway, caller, parent_id) if parent_id else []
     keeps = any(route.reasoning for route in routes)
     resolved = sent = own_input
+    recalled: set[int] = set()
     if any(map(_is_known_here, own_input)):
         resolved, recalled = await _resolved(gateway, caller, own_input)
         sent = readable(resolved, recalled, keep_reasoning=keeps)
@@ -73,8 +74,8 @@ async def create(request: web.Request) -> web.StreamResponse:
         chat_fields=live.config.server.chat_fields,
         input=given,
     )
-    unsent = () if sent is own_input else resolved
-    await screening.screen_request(live.profiles[caller.guards], exchange, call, unsent)
+    profile = live.profiles[caller.guards]
+    await screening.screen_request(profile, exchange, call, resolved, recalled)
     run = Run(
         response_id,
         caller.project,

@@ -3,8 +3,8 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -12,6 +12,7 @@ from anos.calls import Call
 from anos.config_sections import Config, GuardProfile, Keywords, Words, words_of
 from anos.errors import GuardBlocked
 from anos.extract import Found
+from anos.items import Item
 from anos.ledger import Exchange, Receipt
 from anos.scanner import Scanned, masked
 from anos.stream import Stream
@@ -44,25 +45,30 @@ def profiles_of(config: Config, upstreams: Mapping[str, Upstream]) -> dict[str, 
 
 
 async def screen_request(
-    profile: Profile, exchange: Exchange, call: Call, unsent: Iterable[Any]
+    profile: Profile,
+    exchange: Exchange,
+    call: Call,
+    resolved: Sequence[Item] = (),
+    recalled: Collection[int] = (),
 ) -> None:
-    """Look at all that the model would see, and at `unsent` items that nobody will.
+    """Look at all that the model would see, and at what was left out of it: see `Call.found`.
 
     What is to be masked is masked in the call. Raises GuardBlocked.
     """
-    if profile.rules is None and profile.moderator is None:
-        return
     keywords, moderation = profile.settings.keywords, profile.settings.moderation
-    found = call.found(unsent)
+    has_words = profile.rules is not None and keywords.input != "off"
+    if not has_words and profile.moderator is None:
+        return
+    found = call.found(resolved, recalled)
     blocked = False
-    if profile.rules is not None and keywords.input != "off":
+    if has_words:
         wanted = [each for each in found if each.source in keywords.sources]
         receipt = _look(profile, "input", keywords.input, wanted)
         exchange.receipts.append(receipt)
         blocked = receipt.action == "block"
         if receipt.action == "mask":
             call.masked()
-    if profile.moderator is not None and moderation.input != "off":
+    if profile.moderator is not None:
         receipt = Receipt("moderation", "input", "skipped")
         if not blocked:
             # Names of fields are no speech.

@@ -226,22 +226,6 @@ class Rules:
         return spelt
 
 
-class Keywords:
-    """Phrases alone."""
-
-    __slots__ = ("_phrases", "_rules")
-
-    def __init__(self, phrases: Sequence[str]) -> None:
-        """ValueError if a phrase has no letter and no digit: it would match everywhere."""
-        self._phrases = tuple(phrases)
-        self._rules = Rules([Phrase(text, str(at)) for at, text in enumerate(phrases)])
-
-    def find(self, text: str) -> str | None:
-        """A phrase, as configured, that is in `text`; None if there is none."""
-        match = self._rules.first(text)
-        return None if match is None else self._phrases[int(match.rule)]
-
-
 def _digest(rules: object) -> str:
     return hashlib.sha256(msgspec.json.encode(rules)).hexdigest()[:16]
 

@@ -456,3 +456,46 @@ async def test_limits_are_as_full_after_a_restart_as_before(gateway, upstream) -
     assert answer.headers["x-ratelimit-remaining-requests"] == "0"
     assert answer.headers["x-ratelimit-remaining-tokens"] == str(2000 - 3 * 607)
     assert (await ask(second)).status == 429
+
+
+# What a call without a budget of its own costs ----------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "cost"), [("gpt-4", 2), ("gpt-35-turbo", None)])
+async def test_a_background_response_without_a_budget_costs_what_it_costs_and_reserves_nothing(
+    gateway, upstream, model: str, cost: int | None
+) -> None:
+    config = priced()
+    del config["keys"]["ann"]["budget"]
+    anos = await gateway(config)
+    upstream.answer(scripted.responses_stream(["Hi"]))
+    made = await ask(anos, model=model, background=True)
+    path = f"{RESPONSES}/{made.body['id']}"
+    while (await anos.request("GET", path, headers=ANN)).body["status"] != "completed":
+        pass
+    assert "anos_overruns_total{" not in (await anos.get("/metrics")).raw.decode()
+    (found,) = [each for each in await rows(anos) if each["method"] == "POST"]
+    assert some(found, "cost", "reserved") == (cost, None)
+    assert held(anos) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (RESPONSES, {"tools": [{"type": "web_search"}]}, "tools[0]"),
+        (CHAT, {"web_search_options": {}}, "web_search_options"),
+        (CHAT, {"modalities": ["text", "audio"], "audio": {"voice": "x"}}, "modalities"),
+    ],
+)
+async def test_what_a_vendor_charges_for_beside_tokens_is_refused_to_a_key_with_a_budget(
+    gateway, upstream, path: str, body: Json, param: str
+) -> None:
+    dialect = "chat" if path == CHAT else "responses"
+    anos = await gateway(priced(providers={"up": {"dialect": dialect}}))
+    refused = await ask(anos, path, **body)
+    assert (refused.status, refused.error["param"], refused.error["code"]) == (
+        *(400, param, "unsupported_parameter"),
+    )
+    assert upstream.requests == []
+    tree = {"model": "gpt-4", **HI[path], **body}
+    assert (await anos.request("POST", path, json=tree)).status == 200

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from guards.keywords import Keywords, Match, Pattern, Phrase, Rules
+from guards.keywords import Match, Pattern, Phrase, Rules
 from guards.patterns import width
 
 PHRASES = [
@@ -93,17 +93,18 @@ PHRASES = [
     ],
 )
 def test_a_phrase_is_found_as_whole_words_plain_or_disguised(text: str, found: str | None) -> None:
-    assert Keywords(PHRASES).find(text) == found
+    match = Rules([Phrase(each, each) for each in PHRASES]).first(text)
+    assert (match and match.rule) == found
 
 
 @pytest.mark.parametrize("blank", ["", " \n", "!?", "🔫"])
 def test_a_phrase_without_a_letter_is_refused(blank: str) -> None:
     with pytest.raises(ValueError, match="no letter"):
-        Keywords(["fine", blank])
+        Rules([Phrase("fine", "1"), Phrase(blank, "2")])
 
 
 def test_no_phrases_find_nothing() -> None:
-    assert Keywords([]).find("anything") is None
+    assert Rules().first("anything") is None
 
 
 def test_matches_name_the_rule_and_where_it_is_in_the_text() -> None:

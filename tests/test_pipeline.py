@@ -438,3 +438,35 @@ async def test_a_full_queue_refuses_calls_before_the_model_is_asked(gateway, ups
     other.close()
     await asyncio.gather(*jobs, return_exceptions=True)
     assert (await call(anos, RESPONSES)).status == 200
+
+
+@pytest.mark.parametrize(("sources", "status"), [(["reference"], 400), (["user"], 200)])
+async def test_what_a_reference_names_is_a_source_of_its_own(
+    gateway, upstream, sources: list[str], status: int
+) -> None:
+    anos = await gateway(merge(GUARDED, {"guards": {"keywords": {"sources": sources}}}))
+    upstream.answer(scripted.responses_text(BANNED), scripted.responses_text("Fine"))
+    made = (await call(anos, RESPONSES)).body
+    reference = {"type": "item_reference", "id": made["output"][0]["id"]}
+    assert (await call(anos, RESPONSES, input=[*user("?"), reference])).status == status
+
+
+async def test_a_stream_that_is_blocked_before_it_begins_is_a_400_with_its_receipt(
+    gateway, upstream
+) -> None:
+    guards = {"keywords": {"input": "off", "output": "block"}}
+    config = merge(GUARDED, {"guards": guards, "providers": {"up": {"dialect": "chat"}}})
+    anos = await gateway(config)
+    whole = scripted.chat_stream(["Forbidden PHRASE"])
+    whole[1]["choices"][0]["delta"]["role"] = "assistant"
+    upstream.answer(whole[1:])
+    refused = await call(anos, CHAT, stream=True)
+    assert (refused.status, refused.error) == (400, BLOCKED)
+    await anos.stop()
+    with sqlite3.connect(anos.database) as connection:
+        ((guards_json, tokens),) = connection.execute(
+            "SELECT guards, output_tokens FROM exchanges WHERE method = 'POST'"
+        )
+    (receipt,) = json.loads(guards_json)
+    assert (receipt["direction"], receipt["action"]) == ("output", "block")
+    assert tokens > 0
