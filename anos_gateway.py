@@ -12,7 +12,7 @@ from anos import cli, lifecycle, middleware, server
 from anos.config_sections import Config
 from anos.routes import HOT, PUBLIC, ROLES, ROUTES
 from anos.state import BOUNDS, DEFAULT_BOUNDS, Bounds
-from anos.store import StoreFault
+from anos.store import StoreError
 
 STORE_SQL = Path(__file__).with_name("store.sql")
 
@@ -50,13 +50,13 @@ def run(config: Config, load: Callable[[], Config]) -> None:
     host, port = config.server.host, config.server.port
     try:
         server.run(app, host, port, lambda: lifecycle.reload_on_signal(app))
-    except (StoreFault, OSError) as exc:  # the file, the port: a traceback says no more
+    except (StoreError, OSError) as exc:  # the file, the port: a traceback says no more
         sys.exit(f"The gateway cannot start: {exc}")
 
 
 def main() -> int:
     """The command line; returns the exit code."""
-    return cli.main(sys.argv[1:], run)
+    return cli.main(sys.argv[1:], run, build_app)
 
 
 if __name__ == "__main__":

@@ -166,11 +166,16 @@ CREATE TABLE checkpoints (
     PRIMARY KEY (log, seq)
 ) STRICT, WITHOUT ROWID;
 
+-- migration 3: which guards have looked at a conversation, so that they need not look at all of it with every turn
+
+-- The version of the guards that found nothing in the input and in all that it inherits; NULL: that is not known.
+ALTER TABLE responses ADD COLUMN cleared TEXT;
+
 -- name: insert_response
 INSERT INTO responses (seq, id, project, parent_id, root, branch, input_place, output_place, end_place, status, background,
-    deleted, model, created_ms, completed_ms, body)
+    deleted, model, created_ms, completed_ms, body, cleared)
 VALUES (:seq, :id, :project, :parent_id, :root, :branch, :input_place, :output_place, :end_place, :status, :background,
-    :deleted, :model, :created_ms, :completed_ms, :body);
+    :deleted, :model, :created_ms, :completed_ms, :body, :cleared);
 
 -- name: insert_item
 INSERT INTO items (place, id, project, seq, body, blob)
@@ -223,7 +228,8 @@ SELECT
     model,
     created_ms,
     completed_ms,
-    body
+    body,
+    cleared
 FROM responses
 WHERE id = :id AND project = :project;
 
@@ -392,6 +398,7 @@ INSERT INTO bodies (seq, started_ms, request, response)
 VALUES (:seq, :started_ms, :request, :response);
 
 -- name: add_spend
+-- What is too large for the column would be refused with the exchange it is of.
 INSERT INTO spend (quarter_ms, key, project, model, requests, failed, input_tokens, cached_tokens, output_tokens,
     reasoning_tokens, cost)
 VALUES (:quarter_ms, :key, :project, :model, :requests, :failed, :input_tokens, :cached_tokens, :output_tokens,
@@ -399,11 +406,11 @@ VALUES (:quarter_ms, :key, :project, :model, :requests, :failed, :input_tokens, 
 ON CONFLICT DO UPDATE SET
     requests = requests + excluded.requests,
     failed = failed + excluded.failed,
-    input_tokens = input_tokens + excluded.input_tokens,
-    cached_tokens = cached_tokens + excluded.cached_tokens,
-    output_tokens = output_tokens + excluded.output_tokens,
-    reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
-    cost = cost + excluded.cost;
+    input_tokens = min(input_tokens + excluded.input_tokens, 9223372036854775807),
+    cached_tokens = min(cached_tokens + excluded.cached_tokens, 9223372036854775807),
+    output_tokens = min(output_tokens + excluded.output_tokens, 9223372036854775807),
+    reasoning_tokens = min(reasoning_tokens + excluded.reasoning_tokens, 9223372036854775807),
+    cost = min(cost + excluded.cost, 9223372036854775807);
 
 -- name: last_exchange
 SELECT seq, digest
@@ -431,22 +438,24 @@ FROM keys
 ORDER BY name;
 
 -- name: spent_by_key
-SELECT coalesce(sum(cost), 0)
+-- total() and not sum(), which fails where a sum is too large: it is exact up to 9e15, or 9 billion dollars.
+SELECT CAST(total(cost) AS INTEGER)
 FROM spend
 WHERE key = :name AND quarter_ms >= :start_ms;
 
 -- name: spent_by_project
-SELECT coalesce(sum(cost), 0)
+SELECT CAST(total(cost) AS INTEGER)
 FROM spend
 WHERE project = :name AND quarter_ms >= :start_ms;
 
 -- name: spent_by_all
-SELECT coalesce(sum(cost), 0)
+SELECT CAST(total(cost) AS INTEGER)
 FROM spend
 WHERE quarter_ms >= :start_ms;
 
 -- name: recent_exchanges
--- Newest first, in the order they ended: whoever reads stops at the first that ended too long ago.
+-- Newest first, in the order they ended: whoever reads stops at the first that ended too long ago. What a crash ended was
+-- written at the start after it, and when it ended is not known.
 SELECT
     key,
     project,
@@ -454,7 +463,8 @@ SELECT
     started_ms,
     started_ms + duration_us / 1000 AS ended_ms,
     counted,
-    coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens
+    coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens,
+    usage_source IS 'crash' AS is_lost
 FROM exchanges
 ORDER BY seq DESC;
 
@@ -466,11 +476,11 @@ SELECT
     CASE WHEN :by_model THEN model ELSE '' END AS model_group,
     sum(requests),
     sum(failed),
-    sum(input_tokens),
-    sum(cached_tokens),
-    sum(output_tokens),
-    sum(reasoning_tokens),
-    sum(cost)
+    CAST(total(input_tokens) AS INTEGER),
+    CAST(total(cached_tokens) AS INTEGER),
+    CAST(total(output_tokens) AS INTEGER),
+    CAST(total(reasoning_tokens) AS INTEGER),
+    CAST(total(cost) AS INTEGER)
 FROM spend
 WHERE quarter_ms >= :low_ms AND quarter_ms < :high_ms
     AND (:key IS NULL OR key = :key)
@@ -486,11 +496,11 @@ SELECT
     '',
     sum(requests),
     sum(failed),
-    sum(input_tokens),
-    sum(cached_tokens),
-    sum(output_tokens),
-    sum(reasoning_tokens),
-    sum(cost)
+    CAST(total(input_tokens) AS INTEGER),
+    CAST(total(cached_tokens) AS INTEGER),
+    CAST(total(output_tokens) AS INTEGER),
+    CAST(total(reasoning_tokens) AS INTEGER),
+    CAST(total(cost) AS INTEGER)
 FROM spend
 WHERE quarter_ms >= :low_ms AND quarter_ms < :high_ms
     AND (:key IS NULL OR key = :key)
@@ -599,7 +609,7 @@ LIMIT 1 OFFSET :rows - 1;
 SELECT seq, key, project, model, provider, deployment, coalesce(charged_ms, started_ms) AS charged_ms, input_tokens,
     output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens,
     coalesce(cost, 0) + (
-        SELECT coalesce(sum(c.cost), 0)
+        SELECT CAST(total(c.cost) AS INTEGER)
         FROM exchanges AS c
         WHERE c.corrects = e.seq
     ) AS charged

@@ -29,17 +29,21 @@ _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(?<!-wal)(?<!-shm)(?<!-jou
 
 async def verify(request: web.Request) -> web.Response:
     """GET /admin/audit/verify: walk along both logs; `head` may be given for each."""
-    params.known(request.query, ("head",))
+    params.known(request.query, ("head",), repeatable=("head",))
+    given = request.query.getall("head", ())
     try:
-        heads = [Head.parse(text) for text in request.query.getall("head", ())]
+        heads = {head.log: head for head in map(Head.parse, given)}
+        if len(heads) < len(given):
+            raise ValueError("two heads of one log")
     except ValueError:
         raise InvalidRequest(
-            "Invalid value for 'head': expected LOG:SEQ:HEX as an earlier report shows it.",
+            "Invalid value for 'head': expected LOG:SEQ:HEX as an earlier report shows it, "
+            "and one for each log.",
             param="head",
         ) from None
     gateway = request[SERVING]
     with _alone(gateway, "verify"):
-        reports = await upkeep.verify(gateway.store, {head.log: head for head in heads})
+        reports = await upkeep.verify(gateway.store, heads)
     return _json(
         {
             "object": "audit.report",

@@ -8,6 +8,7 @@ import orjson
 from aiohttp import web
 
 from anos import changes, key_changes, key_views
+from anos.admin_params import once
 from anos.errors import InvalidRequest
 from anos.key_settings import Tree, merged
 from anos.state import EXCHANGE, SERVING
@@ -28,6 +29,7 @@ async def create(request: web.Request) -> web.Response:
 
 async def list_keys(request: web.Request) -> web.Response:
     """GET /admin/keys: a page of keys by name, of one project if the query names it."""
+    once(request.query)
     live, page = request[SERVING].live, read_page(request.query)
     names = key_views.names(live)
     data: list[Tree] = []

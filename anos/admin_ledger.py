@@ -66,8 +66,10 @@ async def read_spend(request: web.Request) -> web.Response:
 async def list_requests(request: web.Request) -> web.Response:
     """GET /admin/requests: exchanges, newest first; a page may be short and yet have a next."""
     query = request.query
+    if (request_id := query.get("request_id")) is not None:
+        return await _of_id(request, request_id)
     names = ("key", "project", "model", "status", "route", "since", "until", "response_id")
-    params.known(query, (*names, "limit", "after"))
+    params.known(query, (*names, "request_id", "limit", "after"))
     span = params.span_ms(query, (0, _FAR_MS))
     limit = params.limit_of(query, 20, 1000)
     place = params.place_of(query, 2)
@@ -79,6 +81,15 @@ async def list_requests(request: web.Request) -> web.Response:
         at = (span[1], 0) if after is None else after
         rows, following = await searches.requests(store, which, span[0], at, limit)
     return _list([views.summary(row) for row in rows], params.place_text(following))
+
+
+async def _of_id(request: web.Request, request_id: str) -> web.Response:
+    """The newest of those that have this id, which clients choose."""
+    params.known(request.query, ("request_id", "limit"))
+    limit = params.limit_of(request.query, 20, 1000)
+    read = partial(queries.requests_of_id, request_id, limit)
+    rows = await request[SERVING].store.read(read)
+    return _list([views.summary(row) for row in rows], None)
 
 
 async def read_request(request: web.Request) -> web.Response:
@@ -115,7 +126,7 @@ async def list_responses(request: web.Request) -> web.Response:
     return _list(data, None if following is None else str(following))
 
 
-class _Recompute(Struct, forbid_unknown_fields=True):
+class _Recompute(Struct):
     since: str
     until: str | None = None
     model: str | None = None
@@ -123,7 +134,9 @@ class _Recompute(Struct, forbid_unknown_fields=True):
 
 async def recompute_spend(request: web.Request) -> web.Response:
     """POST /admin/spend/recompute: correct what exchanges cost to what they cost at our prices."""
-    body = check_shape(decode_body(await read_body(request)), _Recompute)
+    sent = decode_body(await read_body(request))
+    params.known(sent, _Recompute.__struct_fields__)
+    body = check_shape(sent, _Recompute)
     given = {"since": body.since} | ({} if body.until is None else {"until": body.until})
     since_ms, until_ms = params.span_ms(given, (0, _now_ms()))
     outcome = await recompute.recompute(

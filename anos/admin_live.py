@@ -23,12 +23,12 @@ from anos.errors import (
     Unavailable,
     envelope,
 )
+from anos.exchange import begin
 from anos.feed import Subscription
 from anos.inputs import check_tool_pairs, normalise_input
 from anos.intake import read_body
 from anos.items import Turn
 from anos.keys import Caller
-from anos.ledger import begin
 from anos.pricing import estimate
 from anos.relay import ClientStream
 from anos.routing import Route
@@ -40,6 +40,9 @@ from anos.validation import check_shape, validate_create
 T = TypeVar("T")
 
 _CALLING = frozenset({"admin", "key"})
+_WATCHING = frozenset({"admin", "read-only"})
+# The clock of expiry may be set while somebody watches.
+_LOOK_AGAIN_S = 3600.0
 # Each costs some microseconds with every request.
 _MOST_SUBSCRIBERS = 100
 _STREAM_HEADERS = {
@@ -49,7 +52,7 @@ _STREAM_HEADERS = {
 }
 
 
-class _Explain(Struct, forbid_unknown_fields=True):
+class _Explain(Struct):
     key: str
     model: str
     input: Any
@@ -59,7 +62,9 @@ class _Explain(Struct, forbid_unknown_fields=True):
 async def explain(request: web.Request) -> web.Response:
     """POST /admin/explain: what would become of a call; nothing is counted, held or sent."""
     gateway = request[SERVING]
-    body = check_shape(decode_body(await read_body(request)), _Explain)
+    sent = decode_body(await read_body(request))
+    known(sent, _Explain.__struct_fields__)
+    body = check_shape(sent, _Explain)
     caller = gateway.live.keyring.by_name.get(body.key)
     if caller is None:
         raise NotFound("There is no key of this name.", param="key")
@@ -78,7 +83,7 @@ async def inflight(request: web.Request) -> web.Response:
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """GET /admin/events: every exchange as it ends, and every change, until the client leaves."""
+    """GET /admin/events: every exchange as it ends, and every change; for who may ask."""
     gateway, exchange = request[SERVING], request[EXCHANGE]
     known(request.query, ())
     if gateway.is_draining:
@@ -96,8 +101,10 @@ async def events(request: web.Request) -> web.StreamResponse:
     client = ClientStream(request, headers, gateway.bounds.silence_s)
     try:
         await client.write(sse.COMMENT)  # so that the head goes out
-        while data := await subscription.take():
+        data: bytes | None = b""
+        while data is not None and (left_s := _may_watch_s(request)):
             await client.write(data)
+            data = await subscription.take(left_s)
         await client.end()
     finally:
         client.close()
@@ -106,6 +113,22 @@ async def events(request: web.Request) -> web.StreamResponse:
         gateway.watchers.remove(subscription.changed)
     assert client.response is not None
     return client.response
+
+
+def _may_watch_s(request: web.Request) -> float:
+    """How long whoever sent this may watch before that is looked at again; 0: no longer.
+
+    A change of keys or of the configuration is an event, so it is looked at then as well.
+    """
+    try:
+        caller = request[SERVING].live.keyring.authenticate(request.headers)
+    except Unauthorized:
+        return 0.0
+    if caller.role not in _WATCHING:
+        return 0.0
+    if caller.expires_ms is None:
+        return _LOOK_AGAIN_S
+    return min(_LOOK_AGAIN_S, max(caller.expires_ms - _now_ms(), 1) / 1000)
 
 
 class _Trial:

@@ -5,6 +5,7 @@ Every refusal is an InvalidRequest that names the parameter.
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, tzinfo
+from typing import Any
 
 from anos.errors import InvalidRequest
 from guards.budgets import Window
@@ -13,8 +14,20 @@ from guards.budgets import Window
 _LAST_MS = 253_402_300_800_000
 
 
-def known(query: Mapping[str, str], names: Collection[str]) -> None:
-    """Refuse a parameter that would be ignored."""
+def once(query: Mapping[str, Any], repeatable: Collection[str] = ()) -> None:
+    """Refuse a parameter that comes twice: one of the two would be ignored."""
+    seen = set()
+    for name, _ in query.items():  # its keys alone would be each name once
+        if name in seen and name not in repeatable:
+            raise InvalidRequest(f"'{name[:64]}' is given twice.", param=name[:64])
+        seen.add(name)
+
+
+def known(
+    query: Mapping[str, Any], names: Collection[str], repeatable: Collection[str] = ()
+) -> None:
+    """Refuse a parameter, or a field, that would be ignored; names `repeatable` may come twice."""
+    once(query, repeatable)
     for name in query:
         if name not in names:
             raise InvalidRequest(
@@ -66,11 +79,18 @@ def zone_of(query: Mapping[str, str]) -> str:
 def limit_of(query: Mapping[str, str], default: int, most: int) -> int:
     """How many rows a page has, `limit`."""
     text = query.get("limit", str(default))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+    number = integer_of(text)
+    if number is None or not 1 <= number <= most:
         raise InvalidRequest(
             f"Invalid value for 'limit': expected an integer from 1 to {most}.", param="limit"
         )
-    return int(text)
+    return number
+
+
+def integer_of(text: str) -> int | None:
+    """Of at most nine digits, and nothing else; None: it is not."""
+    is_short = text.isascii() and text.isdigit() and len(text) < 10
+    return int(text) if is_short else None
 
 
 def place_of(query: Mapping[str, str], numbers: int) -> tuple[int, ...] | None:

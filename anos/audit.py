@@ -18,10 +18,18 @@ LOGS: tuple[Log, ...] = ("exchanges", "changes")
 # What no check of the file alone can find; said with every report.
 UNDETECTABLE = (
     "what somebody did who has the gateway's secret, too",
-    "rows cut off at the end, after the newest checkpoint and after every head that was given",
+    "rows cut off at the end together with the checkpoints that were made after them, "
+    "unless a head is given",
     "old rows cut off up to a checkpoint, as retention does it",
+    "bodies that were removed, as retention does it",
+    "sums of spend that were altered: they are made from the rows, and no row is made from them",
     "what was never written, and what the gateway was made to write",
 )
+
+# SHA-256 of the bodies that are kept with an exchange, request and answer, hexadecimal; None: gone.
+Bodies = tuple[str | None, str | None]
+# Where a row of the exchanges has those of the bodies it was made with.
+BODY_DIGESTS = slice(-3, -1)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -83,8 +91,9 @@ class Head(Struct, frozen=True):
 class Broken(Struct, frozen=True):
     """The first row that is not as it was written, or is not there.
 
-    `why` is altered (or inserted, or moved), missing (rows before it), cut (rows after the end),
-    checkpoint (one that is not the gateway's, or says otherwise) or head (the row is not as noted).
+    `why` is altered (it or a body of it; or inserted, or moved), missing (rows before it), cut
+    (rows after the end), checkpoint (one that is not the gateway's, or says otherwise) or head (the
+    row is not as noted).
     """
 
     seq: int
@@ -129,11 +138,16 @@ class Verifier:
         self._foreign_through: int | None = None
 
     def feed(
-        self, first: int | None, rows: Iterable[Sequence[Any]], checkpoints: Sequence[Signed]
+        self,
+        first: int | None,
+        rows: Iterable[Sequence[Any]],
+        checkpoints: Sequence[Signed],
+        bodies: Mapping[int, Bodies] | None = None,
     ) -> None:
         """The next rows, each its columns in order with seq first and digest last.
 
-        `first` is the first seq the log has, `checkpoints` all it has, both as of these rows.
+        `first` is the first seq the log has, `checkpoints` all it has, `bodies` by seq what is kept
+        with these rows, all as of these rows.
         """
         self._checkpoints = {each.seq: each for each in checkpoints}
         self._undigested = max((c.seq for c in checkpoints if c.digest == START), default=-1)
@@ -141,7 +155,8 @@ class Verifier:
             self._first = first
         for row in rows:
             if self.broken is None:
-                self.broken = self._check(first, tuple(row))
+                kept = bodies.get(row[0]) if bodies else None
+                self.broken = self._check(first, tuple(row), kept)
 
     def report(self) -> Report:
         """What was found; for when everything was fed."""
@@ -164,7 +179,7 @@ class Verifier:
             broken=broken,
         )
 
-    def _check(self, first: int | None, row: tuple[Any, ...]) -> Broken | None:
+    def _check(self, first: int | None, row: tuple[Any, ...], kept: Bodies | None) -> Broken | None:
         seq, digest = row[0], row[-1]
         if digest is None:
             if seq > self._undigested:
@@ -184,6 +199,8 @@ class Verifier:
                 self._foreign_through = seq
             elif link(self._secret, self._digest, row[:-1]) != digest:
                 return Broken(seq, "altered", f"Row {seq} was altered, inserted or moved.")
+            elif fault := _compare_bodies(row, kept):
+                return fault
             else:
                 self._verified += 1
         self.seq = seq
@@ -234,3 +251,13 @@ class Verifier:
             sentence = f"The log ends with row {self.seq}, but once had row {expected}."
             return Broken(self.seq, "cut", sentence)
         return None
+
+
+def _compare_bodies(row: tuple[Any, ...], kept: Bodies | None) -> Broken | None:
+    if kept is None:
+        return None
+    for name, found, digest in zip(("request", "answer"), kept, row[BODY_DIGESTS], strict=True):
+        if found is not None and found != digest:
+            sentence = f"The body of the {name} of row {row[0]} was altered."
+            return Broken(row[0], "altered", sentence)
+    return None

@@ -13,7 +13,7 @@ from anos.admin_params import iso, usd
 FORMATS = {"jsonl": "application/jsonl", "csv": "text/csv"}
 
 # A spreadsheet takes text that begins so for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = tuple("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")  # the last four: full width
 # Columns that are shown in another unit: by which name, and how.
 _SHOWN: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "started_ms": ("started_at", iso),

@@ -2,12 +2,17 @@
 
 An account is a key ("key:ci"), a project ("project:research") or everybody ("global"). Nothing here
 awaits: between the look at a budget and the reservation no other call can come in between.
+
+Budgets change while calls run. One that is new begins with what the ledger says was spent before
+the change began, what was settled since, and what the calls that run then hold: each call is in
+exactly one of the three.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from anos.config_sections import Budget as Spec
 from anos.errors import BudgetExceeded
@@ -16,13 +21,17 @@ from guards.budgets import Budget, Window, micro_usd
 Plan = dict[str, dict[Spec, Budget]]
 New = tuple[str, Budget]  # an account, and a budget it did not have
 
+_NONE: dict[Spec, Budget] = {}
+
 
 class Reservation(Struct, eq=False):
-    """What one call holds of its budgets until its cost is known."""
+    """A call that runs: who pays for it, and what it holds until its cost is known."""
 
-    micro_usd: int
+    micro_usd: int  # held in each of the budgets
     charged_ms: int  # Unix time it counts at
-    parts: list[tuple[Budget, int]]  # with the start of the period it was taken from
+    payers: tuple[str, ...]  # the accounts its cost is of, whether they have budgets or not
+    budgets: "Budgets"
+    parts: list[tuple[Budget, int]] = field(default_factory=list)  # with the period's start
     is_settled: bool = False
 
     def settle(self, cost: int) -> None:
@@ -31,20 +40,45 @@ class Reservation(Struct, eq=False):
             self.is_settled = True
             for budget, start_ms in self.parts:
                 budget.settle(start_ms, self.micro_usd, cost)
+            self.budgets.ended(self, cost)
+
+
+class Change(Struct, frozen=True, eq=False):
+    """The budgets that are to be in force, those of them that are new, and what was settled."""
+
+    accounts: Mapping[str, tuple[Spec, ...]]
+    plan: Plan
+    new: list[New]
+    settled: list[tuple[Reservation, int]] = field(default_factory=list)  # since it began
 
 
 class Budgets:
     """Every budget of every account; what was spent stays through a reload."""
 
     def __init__(self) -> None:
+        self._taken: Mapping[str, tuple[Spec, ...]] = {}
         self._accounts: Plan = {}
         self._has_soft = False
+        self._open: dict[Reservation, None] = {}  # of the calls that run
+        self._change: Change | None = None  # that is being made
 
-    def plan(self, accounts: Mapping[str, tuple[Spec, ...]]) -> tuple[Plan, list[New]]:
-        """The budgets of a new configuration, to `take`, and those of them that are new.
+    @contextmanager
+    def changing(self, accounts: Mapping[str, tuple[Spec, ...]]) -> Iterator[Change]:
+        """A change to the budgets of a new configuration, to `take` within; one at a time.
 
-        Those have to be told with `restore` what was spent already.
+        What the ledger has of the new budgets' accounts must be asked for at once, before anything
+        else can be settled: from here on it is noted.
         """
+        assert self._change is None
+        self._change = change = self._plan(accounts)
+        try:
+            yield change
+        finally:
+            self._change = None
+
+    def _plan(self, accounts: Mapping[str, tuple[Spec, ...]]) -> Change:
+        if accounts == self._taken:  # most changes of a key, and there may be many keys
+            return Change(accounts, self._accounts, [])
         plan: Plan = {}
         new: list[New] = []
         for account, specs in accounts.items():
@@ -58,30 +92,57 @@ class Budgets:
                     budget = Budget(limit, Window.parse(spec.window, spec.time_zone), soft)
                     new.append((account, budget))
                 mine[spec] = budget
-        return plan, new
+        return Change(accounts, plan, new)
 
-    def take(self, plan: Plan) -> None:
-        """From now on calls spend from these."""
+    def take(self, change: Change, at_ms: int, spent: Iterable[int]) -> None:
+        """From now on calls spend from these.
+
+        `spent` is what each of the new ones had spent by `at_ms`, when the change began, in the
+        period of that time. A call that runs and holds nothing counts when it is settled.
+        """
+        for (account, budget), micro in zip(change.new, spent, strict=True):
+            budget.restore(at_ms, micro)
+            for ended, cost in change.settled:
+                if account in ended.payers:
+                    budget.settle(ended.charged_ms, 0, cost)
+            for each in self._open:
+                if account in each.payers:
+                    each.parts.append((budget, budget.hold(each.charged_ms, each.micro_usd)))
+        if change.plan is self._accounts:
+            return
+        self._taken, plan = change.accounts, change.plan
         self._accounts = plan
         for budgets in plan.values():
             for spec, budget in budgets.items():
                 budget.limit, budget.soft = _amounts(spec)
         self._has_soft = any(spec.soft_usd is not None for each in plan.values() for spec in each)
 
-    def reserve(self, accounts: Iterable[str], micro: int, at_ms: int) -> Reservation:
-        """Hold so many micro-dollars in every budget of the accounts.
+    def has_any(self, payers: Iterable[str]) -> bool:
+        """Whether any of the accounts has a budget."""
+        return bool(self._accounts) and not self._accounts.keys().isdisjoint(payers)
 
-        Raises BudgetExceeded, holding nothing, if one of them has not so much left.
+    def reserve(self, payers: tuple[str, ...], micro: int, at_ms: int) -> Reservation:
+        """Hold so many micro-dollars in every budget of the accounts, each named once.
+
+        It is to be settled, also where there is no budget: one may come. Raises BudgetExceeded,
+        holding nothing, if one of them has not so much left.
         """
-        reservation = Reservation(micro, at_ms, [])
-        for account in accounts:
-            for spec, budget in self._accounts.get(account, {}).items():
+        reservation = Reservation(micro, at_ms, payers, self)
+        for account in payers if self._accounts else ():
+            for spec, budget in self._accounts.get(account, _NONE).items():
                 start_ms = budget.reserve(at_ms, micro)
                 if start_ms is None:
                     reservation.settle(0)
                     raise _exceeded(account, spec, budget, micro, at_ms)
                 reservation.parts.append((budget, start_ms))
+        self._open[reservation] = None
         return reservation
+
+    def ended(self, reservation: Reservation, cost: int) -> None:
+        """For `Reservation.settle`: the call runs no more."""
+        self._open.pop(reservation, None)
+        if self._change is not None and cost:
+            self._change.settled.append((reservation, cost))
 
     def warnings(self, accounts: Iterable[str], at_ms: int) -> list[str]:
         """The accounts and windows whose soft amount is reached: "key:ci month"."""

@@ -1,30 +1,38 @@
 """One model call as its client sees it, bound to the dialect of whatever route is tried."""
 
-from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Container, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
 from anos import chat_answers, chat_requests, dialect_chat, dialect_responses, items, sse
+from anos.bounds import unbounded_in_chat, unbounded_in_responses
 from anos.chat_passthrough import ChatPassthrough, chat_end
 from anos.chat_stream import ChunkWriter
 from anos.chat_stream import Reader as ChatReader
 from anos.errors import UpstreamError, reported
 from anos.events import EventWriter
-from anos.extract import Found, chat_texts, completion_texts, output_texts, responses_texts
+from anos.extract import (
+    Found,
+    chat_texts,
+    completion_texts,
+    output_texts,
+    response_texts,
+    responses_texts,
+)
 from anos.items import Answer, Item, Turn
 from anos.passthrough import ResponsesPassthrough
 from anos.routing import Route
-from anos.scanner import Dialect
-from anos.scanner_dialects import ChatChunks, ResponsesEvents
 from anos.shapes import read_body
 from anos.stream import Stream
+
+if TYPE_CHECKING:
+    from anos.scanner_parts import Dialect
 
 _ENCRYPTED = "reasoning.encrypted_content"
 # The fields of a request, beside the items of a turn, whose strings the model reads.
 _READ = ("instructions", "tools", "text")
-# The client runs these itself; any other tool runs at the vendor, who charges for it.
-_OWN_TOOLS = frozenset({"function", "custom"})
 _CHAT_READ = ("messages", "tools", "functions", "response_format", "prediction")
 
 
@@ -38,16 +46,20 @@ class Call(Protocol):
     response_id: str
     created_s: int
     base: dict[str, Any]
+    sent: Container[str]  # the settings that the client has sent
 
     def texts(self) -> list[str]:
         """Every string the model will see."""
 
     def found(self, resolved: Sequence[Item], recalled: Collection[int]) -> list[Found]:
-        """The same with sources and places.
+        """The same with sources and places, but for what was cleared before.
 
         `resolved` are the items of the request before some were left out, if any were; the store
         had those at the positions `recalled`.
         """
+
+    def joined(self) -> Iterator[Found]:
+        """What of that a chat upstream is given in one text and stands apart here, as it is now."""
 
     def masked(self) -> None:
         """Something that was `found` was replaced: what was made of it before is made again."""
@@ -55,14 +67,17 @@ class Call(Protocol):
     def answered(self, answer: Answer) -> list[Found]:
         """Every string of a whole answer that the client would read."""
 
+    def together(self, answer: Answer) -> Iterator[Found]:
+        """What of that a client of Chat Completions reads in one text, as it is now."""
+
     def masked_answer(self) -> None:
         """Something that was `answered` was replaced."""
 
-    def events(self, now_ms: int) -> Dialect:
+    def events(self, now_ms: int) -> "Dialect":
         """How guards read the client's stream."""
 
     def extra(self) -> str | None:
-        """The field that asks for what a vendor charges for beside tokens, if one does."""
+        """The field that asks for what no budget can bound, if one does."""
 
     def cap(self, max_output_tokens: int) -> int:
         """Let the upstream make no more than so many tokens, if the client has set no cap itself.
@@ -103,6 +118,7 @@ class ResponsesCall:
         self.base = items.base_response(
             request, id=response_id, model=turn.model, created_at=created_s
         )
+        self.sent: Container[str] = frozenset(request)
         self._chat_fields = chat_fields
         self._input = input  # as the client sent it, or None if it must be sent resolved
         self._shows_encrypted = _ENCRYPTED in (request.get("include") or ())
@@ -114,15 +130,20 @@ class ResponsesCall:
 
     def found(self, resolved: Sequence[Item], recalled: Collection[int]) -> list[Found]:
         turn = self.turn
+        history = turn.history[turn.cleared :]
         if resolved is turn.input:
-            return responses_texts(turn.request, turn.history, turn.input, ())
+            return responses_texts(turn.request, history, turn.input, ())
         references = {id(resolved[index]) for index in recalled}
         sent = [at for at, item in enumerate(turn.input) if id(item) in references]
-        seen = responses_texts(turn.request, turn.history, turn.input, sent)
+        seen = responses_texts(turn.request, history, turn.input, sent)
         known = set(map(id, turn.input))
         unsent = [(at, item) for at, item in enumerate(resolved) if id(item) not in known]
         of_store = [n for n, (at, _) in enumerate(unsent) if at in recalled]
         return seen + responses_texts({}, [], [item for _, item in unsent], of_store)
+
+    def joined(self) -> Iterator[Found]:
+        for text in dialect_chat.joined(chain(self.turn.history, self.turn.input)):
+            yield Found("assistant", text, None, "", False, False)
 
     def masked(self) -> None:
         self._input = None
@@ -132,19 +153,25 @@ class ResponsesCall:
         )
 
     def answered(self, answer: Answer) -> list[Found]:
-        return [found for item in answer.output for found in output_texts(item)]
+        found = [found for item in answer.output for found in output_texts(item)]
+        if answer.error is not None:
+            message = answer.error["message"]
+            found.append(Found("other", message, answer.error, "message", False, True))
+        return found + response_texts(answer.extra)
+
+    def together(self, answer: Answer) -> Iterator[Found]:
+        return _together(answer)
 
     def masked_answer(self) -> None:
         """The answer is made of its items."""
 
-    def events(self, now_ms: int) -> Dialect:
+    def events(self, now_ms: int) -> "Dialect":
+        from anos.scanner_dialects import ResponsesEvents  # not loaded where no guard reads
+
         return ResponsesEvents(self.shown(self.base), now_ms)
 
     def extra(self) -> str | None:
-        for index, tool in enumerate(self.turn.request.get("tools") or ()):
-            if tool["type"] not in _OWN_TOOLS:
-                return f"tools[{index}]"
-        return None
+        return unbounded_in_responses(self.turn.request, self.turn.history, self.turn.input)
 
     def cap(self, max_output_tokens: int) -> int:
         tokens: int = self.turn.request.setdefault("max_output_tokens", max_output_tokens)
@@ -182,6 +209,7 @@ class ChatCall:
 
     store = False
     background = False
+    sent: Container[str] = ()
 
     def __init__(
         self, tree: dict[str, Any], *, response_id: str, created_s: int, now_ms: int
@@ -205,6 +233,9 @@ class ChatCall:
     def found(self, resolved: Sequence[Item], recalled: Collection[int]) -> list[Found]:
         return chat_texts(self._tree)
 
+    def joined(self) -> Iterator[Found]:
+        return iter(())
+
     def masked(self) -> None:
         """The request is the tree itself."""
 
@@ -214,20 +245,23 @@ class ChatCall:
         self._completion = read_body(self._body)
         return completion_texts(self._completion)
 
+    def together(self, answer: Answer) -> Iterator[Found]:
+        return iter(()) if self._body else _together(answer)
+
     def masked_answer(self) -> None:
         if self._completion is not None:
             self._body = orjson.dumps(self._completion)
 
-    def events(self, now_ms: int) -> Dialect:
+    def events(self, now_ms: int) -> "Dialect":
+        from anos.scanner_dialects import ChatChunks
+
         return ChatChunks(wants_usage=self._wants_usage())
 
     def _wants_usage(self) -> bool:
         return (self._tree.get("stream_options") or {}).get("include_usage") is True
 
     def extra(self) -> str | None:
-        if self._tree.get("web_search_options") is not None:
-            return "web_search_options"
-        return "modalities" if "audio" in (self._tree.get("modalities") or ()) else None
+        return unbounded_in_chat(self._tree)
 
     def cap(self, max_output_tokens: int) -> int:
         tree = self._tree
@@ -368,6 +402,15 @@ def bare(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for item in output
     ]
+
+
+def _together(answer: Answer) -> Iterator[Found]:
+    said = [part for item in answer.output for part in item.get("content") or ()]
+    if len(said) > 1:
+        message = items.chat_message(answer.output)
+        for text in (message["content"], message.get("refusal")):
+            if text:
+                yield Found("assistant", text, None, "", False, False)
 
 
 def _chunks(chunks: list[dict[str, Any]]) -> bytes:

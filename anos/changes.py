@@ -10,8 +10,8 @@ from aiohttp import web
 
 from anos.decoding import decode_body
 from anos.errors import Unavailable
+from anos.exchange import Exchange
 from anos.intake import read_body
-from anos.ledger import Exchange
 from anos.schema import ChangeRecord
 from anos.state import EXCHANGE, Gateway
 from anos.store import LogChange, PutKey, StoreFailed, StoreUnavailable
@@ -43,9 +43,14 @@ async def commit(gateway: Gateway, job: PutKey | LogChange) -> None:
     try:
         await gateway.store.submit(job)
     except (StoreUnavailable, StoreFailed) as exc:
-        raise Unavailable("The gateway cannot write its database; nothing was changed.") from exc
+        raise refused() from exc
     for watcher in gateway.watchers:
         watcher(job.change)
+
+
+def refused() -> Unavailable:
+    """The answer to a change that could not be made durable."""
+    return Unavailable("The gateway cannot write its database; nothing was changed.")
 
 
 async def unbroken(gateway: Gateway, work: Coroutine[Any, Any, T]) -> T:

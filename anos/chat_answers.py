@@ -6,10 +6,12 @@ API: https://platform.openai.com/docs/api-reference/chat/object
 from typing import Any
 
 import orjson
+from msgspec import Struct, ValidationError, convert
 
 from anos import items, sse
 from anos.errors import UpstreamError, reported
 from anos.items import Answer, Item, new_id
+from anos.shapes import Count, InputDetails, OutputDetails
 
 # finish_reason -> status and reason of the Response; every other reason is a regular end.
 OUTCOMES = {
@@ -20,6 +22,13 @@ OUTCOMES = {
     "error": ("failed", None),
 }
 FAILED = {"code": "server_error", "message": "The upstream failed before it finished its answer."}
+
+
+class _Usage(Struct):
+    prompt_tokens: Count
+    completion_tokens: Count
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
 
 
 def parse_answer(body: dict[str, Any], now_ms: int) -> Answer:
@@ -167,23 +176,19 @@ def chat_annotation(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def usage_of(usage: Any) -> dict[str, Any] | None:
-    """Canonical usage of chat's; None if the upstream gave none."""
-    if not isinstance(usage, dict) or "prompt_tokens" not in usage:
+    """Canonical usage of chat's, zeros included; None if there is none to read."""
+    try:
+        found = convert(usage, _Usage)
+    except ValidationError:
         return None
-    into = usage.get("prompt_tokens_details") or {}
-    out = usage.get("completion_tokens_details") or {}
+    inputs, outputs = found.prompt_tokens_details, found.completion_tokens_details
     return items.usage(
-        _count(usage, "prompt_tokens"),
-        _count(usage, "completion_tokens"),
-        cached=_count(into, "cached_tokens"),
-        cache_write=_count(into, "cache_write_tokens"),
-        reasoning=_count(out, "reasoning_tokens"),
+        found.prompt_tokens,
+        found.completion_tokens,
+        cached=(inputs and inputs.cached_tokens) or 0,
+        cache_write=(inputs and inputs.cache_write_tokens) or 0,
+        reasoning=(outputs and outputs.reasoning_tokens) or 0,
     )
-
-
-def _count(counts: Any, name: str) -> int:
-    value = counts.get(name) if isinstance(counts, dict) else None
-    return value if type(value) is int and value >= 0 else 0
 
 
 def completion(answer: Answer, *, id: str, model: str, created: int) -> dict[str, Any]:

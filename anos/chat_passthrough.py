@@ -34,7 +34,7 @@ class ChatPassthrough:
         self._calls: dict[int, tuple[dict[Any, int], list[Any]]] = {}
         self._finished = False
         self._failure: UpstreamError | None = None
-        self._usage: Any = None
+        self._usage: dict[str, Any] | None = None
         self._text_bytes = 0
         self._seen: list[bytes] = []
         self._seen_bytes = 0
@@ -90,19 +90,29 @@ class ChatPassthrough:
             self.ended = True
             return b""
         chunk = read_chunk(data)
-        choices = chunk["choices"]
+        is_bare = chunk.get("choices") is None  # some servers say so that there are none
+        choices = chunk["choices"] = chunk.get("choices") or []
         self._whole = self._whole or {
             name: chunk.get(name) for name in ("id", "object", "created", "model")
         }
-        self._usage = chunk.get("usage") or self._usage
+        has_counts = not chunk.get("usage") or self._counted(chunk)
         self._finished |= any(choice.get("finish_reason") for choice in choices)
-        if not choices and not self._wants_usage:
+        if not choices and not (self._wants_usage and has_counts):
             return b""
         try:
             changed = [choice for choice in choices if self._renumbered(choice)]
         except (AttributeError, TypeError) as exc:
             raise UpstreamError(_UNREADABLE) from exc
-        return sse.encode("", orjson.dumps(chunk)) if changed else event
+        if changed or not has_counts or is_bare:
+            return sse.encode("", orjson.dumps(chunk))
+        return event
+
+    def _counted(self, chunk: dict[str, Any]) -> bool:
+        """Take the usage, or take it out where it cannot be meant: the estimate is said instead."""
+        self._usage = chat_answers.usage_of(chunk["usage"])
+        if self._usage is None:
+            chunk["usage"] = None
+        return self._usage is not None
 
     def _renumbered(self, choice: dict[str, Any]) -> bool:
         """Number the choice's tool calls from 0 without gaps; whether anything changed."""
@@ -143,22 +153,26 @@ class ChatPassthrough:
         return sse.encode("", orjson.dumps({**self._whole, **fields}))
 
     def _answer(self, status: str, error: dict[str, Any] | None) -> Answer:
-        usage = chat_answers.usage_of(self._usage)
-        if usage is None:
+        if self._usage is None:
             self._fold()
         return Answer(
-            status=status, output=[], usage=usage, error=error, text_bytes=self._text_bytes
+            status=status, output=[], usage=self._usage, error=error, text_bytes=self._text_bytes
         )
 
 
 def read_chunk(data: bytes) -> dict[str, Any]:
-    """One chunk of a stream, its choices a list of objects; raises UpstreamError."""
+    """One chunk of a stream, its choices a list of objects; raises UpstreamError.
+
+    Beside usage they may be missing.
+    """
     try:
         chunk: dict[str, Any] = orjson.loads(data)
         error: Any = chunk.get("error")
         choices: Any = chunk.get("choices")
     except (orjson.JSONDecodeError, AttributeError) as exc:
         raise UpstreamError(_UNREADABLE) from exc
+    if choices is None and chunk.get("usage") and not error:
+        return chunk
     if error or type(choices) is not list or not all(type(each) is dict for each in choices):
         raise reported(error)
     return chunk
@@ -190,4 +204,4 @@ def text_bytes(delta: dict[str, Any]) -> int:
     texts += [
         (call.get("function") or {}).get("arguments") for call in delta.get("tool_calls") or ()
     ]
-    return sum(len(text.encode()) for text in texts if text)
+    return sum(len(text.encode()) for text in texts if type(text) is str)

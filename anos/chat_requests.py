@@ -10,10 +10,16 @@ from msgspec import Meta, Struct
 
 from anos.items import Item, Turn, new_id
 from anos.routing import Route
-from anos.validation import check_model, check_shape, missing, refuse_credentials, unsupported
+from anos.validation import (
+    Count,
+    check_model,
+    check_shape,
+    missing,
+    refuse_credentials,
+    unsupported,
+)
 
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
-_Count = Annotated[int, Meta(ge=1)]
 
 
 class _Message(Struct):
@@ -34,8 +40,8 @@ class _Create(Struct):
     stream_options: _StreamOptions | None = None
     store: bool | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
-    max_tokens: _Count | None = None
-    max_completion_tokens: _Count | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     presence_penalty: _Penalty | None = None
@@ -66,8 +72,11 @@ def forward_request(tree: dict[str, Any], route: Route) -> dict[str, Any]:
     body = {name: value for name, value in tree.items() if name not in ("store", "metadata")}
     body["model"] = route.deployment
     quirks = route.quirks
-    if quirks.max_tokens_field == "max_tokens" and "max_completion_tokens" in body:
-        body["max_tokens"] = body.pop("max_completion_tokens")
+    if "max_completion_tokens" in body:
+        newer, older = body.pop("max_completion_tokens"), body.pop("max_tokens", None)
+        # An upstream that is sent both may keep to either.
+        if (cap := older if newer is None else newer) is not None:
+            body[quirks.max_tokens_field] = cap
     if tree.get("stream"):
         options = {**(tree.get("stream_options") or {}), "include_usage": True}
         if not quirks.include_usage:
@@ -80,14 +89,20 @@ def forward_request(tree: dict[str, Any], route: Route) -> dict[str, Any]:
 
 # --- canonical form -------------------------------------------------------------------------------
 
-# These change the answer and a Responses upstream does not know them.
-_REFUSED = ("audio", "functions", "function_call", "logit_bias", "stop", "web_search_options")
-# Translated below, or hints a Responses upstream has no word for. Fields we do not know pass.
+# These change the answer, and a Responses upstream does not know them, or knows them as what takes
+# the place of the messages.
+_REFUSED = (
+    *("audio", "functions", "function_call", "logit_bias", "stop", "web_search_options"),
+    *("input", "instructions", "previous_response_id", "conversation", "prompt"),
+    "context_management",
+)
+# Translated below, the gateway's own business, or hints a Responses upstream has no word for.
+# Fields we do not know pass.
 _LEFT_OUT = {
     *_REFUSED,
     *("messages", "stream", "stream_options", "store", "n", "modalities", "seed", "prediction"),
     *("max_tokens", "max_completion_tokens", "reasoning_effort", "verbosity", "response_format"),
-    *("tools", "tool_choice", "logprobs", "top_logprobs"),
+    *("tools", "tool_choice", "logprobs", "top_logprobs", "include", "text", "background"),
 }
 
 
@@ -119,7 +134,7 @@ def parse_request(tree: dict[str, Any], now_ms: int) -> Turn:
 
 def _refuse(tree: dict[str, Any]) -> None:
     for name in _REFUSED:
-        if tree.get(name):
+        if tree.get(name) or tree.get(name) == {}:  # `{}` asks for a search as it is by default
             raise unsupported(name, f"The upstream of this model does not support '{name}'.")
     if (tree.get("n") or 1) > 1:
         raise unsupported("n", "The upstream of this model gives one choice only.")

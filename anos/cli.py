@@ -5,24 +5,31 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from anos import __version__, cli_audit, cli_guards, cli_keys, cli_spend, config
+from anos import __version__, config
 from anos.config_sections import Config
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 # Runs the gateway until it is told to stop: the configuration, and what reads it again for a reload
 # (with the same flags; raises ConfigFault).
 Serve = Callable[[Config, Callable[[], Config]], None]
+# The application of a configuration, for a command that tries it out.
+Build = Callable[[Config], "web.Application"]
 
+_NAME = "anos_gateway.py"
 _OK, _FAULTS = 0, 1  # argparse itself exits with 2 for a wrong command line
 _FLAGS = ("host", "port", "database", "master_key_env")
 
 
-def main(argv: Sequence[str], serve: Serve) -> int:
+def main(argv: Sequence[str], serve: Serve, build: Build | None = None) -> int:
     """Does what `argv` (without the program's name) says; returns the exit code, 1 for faults.
 
     Leaves with SystemExit for --help, --version (0) and a command line it does not know (2).
     """
-    options = _parser().parse_args(argv)
+    options = _parsed(argv)
     if getattr(options, "json_schema", False):
         print(json.dumps(config.json_schema(), indent=2))
         return _OK
@@ -37,6 +44,7 @@ def main(argv: Sequence[str], serve: Serve) -> int:
         print(*fault.faults, sep="\n", file=sys.stderr)
         return _FAULTS
     if run := getattr(options, "run", None):
+        options.build = build
         result: int = run(options, loaded)
         return result
     if loaded.server.master_key is None and not loaded.keys:
@@ -49,10 +57,19 @@ def main(argv: Sequence[str], serve: Serve) -> int:
     return _OK
 
 
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    options, rest = _common().parse_known_args(argv, argparse.Namespace(command="serve"))
+    if rest in ([], ["serve"]):  # a start does not wait for the modules of the other commands
+        return options
+    return _parser().parse_args(argv)
+
+
 def _parser() -> argparse.ArgumentParser:
+    from anos import cli_audit, cli_guards, cli_keys, cli_spend
+
     common = _common()
     parser = argparse.ArgumentParser(
-        prog="anos_gateway.py",
+        prog=_NAME,
         description="A self-hosted gateway: the OpenAI Responses API for every model.",
         epilog="Flags beat the environment (ANOS_HOST, ANOS_PORT, PORT, ANOS_DATABASE, "
         "ANOS_MASTER_KEY), which beats the file, which beats the defaults.",
@@ -75,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common() -> argparse.ArgumentParser:
     # Without a default, what stands before the command is not overwritten by what is not after it.
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = argparse.ArgumentParser(
+        prog=_NAME, add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
     common.add_argument("--config", type=Path, metavar="FILE", help="default: anos.json, if any")
     common.add_argument("--host", metavar="ADDRESS", help="default: 127.0.0.1")
     common.add_argument("--port", type=int, help="default: 4000; 0: one that is free")

@@ -1,4 +1,4 @@
-"""`guards test`: what the guards of the configuration would find in a text, and why."""
+"""`guards test`: what the guards find in a text, and why; `guards selftest`: whether they look."""
 
 import argparse
 import json
@@ -13,25 +13,60 @@ if TYPE_CHECKING:
 
 Add = Callable[[str, str], argparse.ArgumentParser]
 
-_CLEAN, _HIT, _USAGE = 0, 1, 2
+_CLEAN, _HIT, _HOLE, _USAGE = 0, 1, 1, 2
 
 
 def add_commands(add: Add) -> None:
-    """The command `guards` with its one word, `test`."""
-    parser = add("guards", "say what the guards find in a text; exits with 1 if they find anything")
-    parser.add_argument("action", choices=("test",), help="with the rules of the configuration")
-    parser.add_argument("text", metavar="TEXT")
-    parser.add_argument("--profile", metavar="NAME", help="of guards.profiles; default: default")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    """The command `guards` with its words, `test` and `selftest`."""
+    parser = add("guards", "say what the guards find in a text, or try all of them out")
+
+    def action(word: str) -> str:
+        # argparse has no argument that only some words take.
+        text.required = word != "selftest"
+        return word
+
+    parser.add_argument(
+        "action",
+        type=action,
+        choices=("test", "selftest"),
+        help="test: look for the rules in TEXT, exits with 1 if anything is found; selftest: send "
+        "canaries through a gateway so configured, exits with 1 if one gets through",
+    )
+    text = parser.add_argument("text", metavar="TEXT")
+    parser.add_argument(
+        "--profile", metavar="NAME", help="of guards.profiles; default: default, selftest: each"
+    )
+    parser.add_argument("--json", action="store_true", help="test: print JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace, config: Config) -> int:
-    name = options.profile or "default"
     profiles = {"default": config.guards, **config.guards.profiles}
-    if name not in profiles:
-        print(f'no profile "{name}"; there are: {", ".join(profiles)}', file=sys.stderr)
+    if options.profile not in (None, *profiles):
+        print(f'no profile "{options.profile}"; there are: {", ".join(profiles)}', file=sys.stderr)
         return _USAGE
+    if options.action == "test":
+        return _test(options, profiles)
+    if options.text is not None:
+        print("guards selftest takes no TEXT", file=sys.stderr)
+        return _USAGE
+    return _selftest(options, config)
+
+
+def _selftest(options: argparse.Namespace, config: Config) -> int:
+    """Try out the guards of the profile, or of all that have keywords."""
+    from anos import selftest
+    from anos.selftest_matrix import printed
+
+    named = selftest.profiles(config)
+    names = [each for each in named if selftest.has_keywords(named[each])]
+    matrices = selftest.run(config, options.build, [options.profile] if options.profile else names)
+    print("\n".join(printed(matrices)))
+    return _HOLE if any(matrix.holes for matrix in matrices) else _CLEAN
+
+
+def _test(options: argparse.Namespace, profiles: dict[str, GuardProfile]) -> int:
+    name = options.profile or "default"
     # What is no UTF-8 on the command line is no text either.
     text = options.text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     report = {"profile": name, **_report(profiles[name], text)}
@@ -56,7 +91,11 @@ def _report(settings: GuardProfile, text: str) -> dict[str, Any]:
             }
             for match in explained.matches
         ],
-        "moderation": {"input": moderation.input, "backend": moderation.backend},
+        "moderation": {
+            "input": moderation.input,
+            "output": moderation.output,
+            "backend": moderation.backend,
+        },
         "categories": _violated(moderation, text),
     }
 
@@ -72,7 +111,7 @@ def _explained(settings: GuardProfile, text: str) -> "Explanation":
 
 
 def _violated(moderation: Moderation, text: str) -> dict[str, float]:
-    if moderation.input == "off" or moderation.backend != "builtin":
+    if moderation.input == moderation.output == "off" or moderation.backend != "builtin":
         return {}
     from guards.moderation import builtin
 
@@ -88,12 +127,12 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     )
     for match in report["matches"]:
         yield f"  {match['rule']} at {match['start']} to {match['end']}: {match['text']}"
-    if moderation["input"] == "off":
+    if moderation["input"] == moderation["output"] == "off":
         yield "moderation: off"
     elif moderation["backend"] != "builtin":
         yield f"moderation: not asked; its back end is {moderation['backend']}"
     else:
-        yield f"moderation (input {moderation['input']}): " + (
+        yield f"moderation (input {moderation['input']}, output {moderation['output']}): " + (
             "violated" if report["categories"] else "nothing"
         )
     for name, score in report["categories"].items():

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from anos.config_reader import Reader, Secret
 from anos.config_sections import (
     DEFAULT_KEY,
     LATER_VALUES,
+    Budget,
     Config,
     GuardProfile,
     Keywords,
     Limit,
     Words,
 )
-from guards.patterns import WIDEST_OUTPUT, width
 
 DEFAULT_FILE = Path("anos.json")
 
@@ -71,6 +71,9 @@ def parse(tree: object, *, env: Mapping[str, str] = os.environ) -> Config:
     for name, limit in config.limits.items() if not reader.faults else ():
         if limit == Limit(queue=limit.queue):
             reader.fault(f"limits.{name}", "limits nothing")
+    for name, budgets in config.budgets.items() if not reader.faults else ():
+        assert isinstance(tree, dict)
+        check_soft(f"budgets.{name}", budgets, tree["budgets"][name], reader)
     if not reader.faults:
         _check_guards(config, reader)
     for name, key in config.keys.items() if not reader.faults else ():
@@ -80,6 +83,14 @@ def parse(tree: object, *, env: Mapping[str, str] = os.environ) -> Config:
         raise ConfigFault(reader.faults)
     result: Config = config
     return result
+
+
+def check_soft(path: str, budgets: Sequence[Budget], given: object, reader: Reader) -> None:
+    """Budgets that refuse before they warn; `given` is what they were read from, at `path`."""
+    for index, budget in enumerate(budgets):
+        if budget.soft_usd is not None and budget.soft_usd > budget.usd:
+            place = f"{path}[{index}]" if isinstance(given, list) else path
+            reader.fault(f"{place}.soft_usd", "must not be above usd")
 
 
 def _check_guards(config: Config, reader: Reader) -> None:
@@ -96,11 +107,17 @@ def _check_guards(config: Config, reader: Reader) -> None:
         if profile.keywords.output == "off":
             continue
         for group, words in groups.items():
-            for index, pattern in enumerate(words.patterns):
-                # What is held of a stream because of it must have an end.
-                if (widest := width(pattern)) is None or widest > WIDEST_OUTPUT:
-                    where = f"{path}.keywords.{group}patterns[{index}]"
-                    reader.fault(where, f"for output at most {WIDEST_OUTPUT} characters wide")
+            if words.patterns:
+                _check_widths(f"{path}.keywords.{group}patterns", words.patterns, reader)
+
+
+def _check_widths(path: str, patterns: Sequence[str], reader: Reader) -> None:
+    from guards.patterns import WIDEST_OUTPUT, width  # not loaded where there are none
+
+    for index, pattern in enumerate(patterns):
+        # What is held of a stream because of it must have an end.
+        if (widest := width(pattern)) is None or widest > WIDEST_OUTPUT:
+            reader.fault(f"{path}[{index}]", f"for output at most {WIDEST_OUTPUT} characters wide")
 
 
 def load(

@@ -14,7 +14,6 @@ from msgspec import Meta
 from anos.config_reader import string
 from guards.budgets import Window, micro_usd
 from guards.categories import CATEGORIES
-from guards.patterns import Patterns
 
 DEFAULT_KEY = "sk-1234"
 
@@ -32,6 +31,8 @@ def _is_base_url(text: str) -> bool:
 
 
 def _is_pattern(text: str) -> bool:
+    from guards.patterns import Patterns  # not loaded where there are none
+
     try:
         Patterns([text])
     except ValueError:
@@ -379,9 +380,8 @@ class Keywords(Section, frozen=True, kw_only=True):
 class Moderation(Section, frozen=True, kw_only=True):
     """What a classifier says of a text; which one is its back end."""
 
-    later = ("output",)
-
     input: Verdicts = "off"
+    output: Verdicts = "off"
     backend: Literal["builtin", "endpoint", "model"] = "builtin"
     provider: ProviderName | None = None
     model: Text | None = None

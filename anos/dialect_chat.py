@@ -4,6 +4,7 @@ Whole answers are in `chat_answers`, streams in `chat_stream`, the requests of c
 `chat_requests`. API: https://platform.openai.com/docs/api-reference/chat/create
 """
 
+from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -14,10 +15,12 @@ from anos.routing import Route
 from anos.validation import unsupported
 
 _LOGPROBS = "message.output_text.logprobs"
-# Fields of the Responses API that have no place in a chat request: translated below, the gateway's
-# own business, or hints that do not change what is asked for. Fields we do not know pass.
+# Fields that have no place in the chat request of a Responses client: translated below, the
+# gateway's own business, or hints that do not change what is asked for. Fields we do not know pass,
+# but none of them in place of what is translated.
 _LEFT_OUT = {
-    *("model", "input", "instructions", "stream", "stream_options", "store", "metadata"),
+    *("model", "input", "messages", "instructions", "stream", "stream_options", "store"),
+    "metadata",
     *("background", "background_options", "previous_response_id", "conversation", "include"),
     *("max_output_tokens", "max_tool_calls", "top_logprobs", "text", "reasoning"),
     *("tools", "tool_choice", "parallel_tool_calls"),
@@ -35,7 +38,7 @@ def build_request(turn: Turn, route: Route) -> dict[str, Any]:
     """
     request = turn.request
     body: dict[str, Any] = {"model": route.deployment, "messages": _messages(turn)}
-    for name, value in request.items():
+    for name, value in request.items():  # first, so that what is translated is written over them
         if name in _LEFT_OUT or value is None:
             continue
         if name in _REFUSED:
@@ -86,11 +89,35 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
     return messages
 
 
+def joined(items: Iterable[Item]) -> list[str]:
+    """The texts that `build_request` makes of several which stand apart in the items of a turn."""
+    found: list[str] = []
+    said: list[str] = []
+    for item in items:
+        kind = item["type"]
+        if kind == "message" and item["role"] == "assistant":
+            text, refusal = _spoken(item)
+            said += text
+            if len(refusal) > 1:
+                found.append("\n".join(refusal))
+        elif kind not in ("reasoning", "function_call", "custom_tool_call"):
+            if len(said) > 1:
+                found.append("\n".join(said))
+            said = []
+    return [*found, "\n".join(said)] if len(said) > 1 else found
+
+
+def _spoken(item: Item) -> tuple[list[str], list[str]]:
+    """What a message of the model says, and what it refuses."""
+    text = [part["text"] for part in item["content"] if part["type"] == "output_text"]
+    refusal = [part["refusal"] for part in item["content"] if part["type"] == "refusal"]
+    return text, refusal
+
+
 def _say(assistant: dict[str, Any], item: Item) -> None:
     kind = item["type"]
     if kind == "message":
-        text = [part["text"] for part in item["content"] if part["type"] == "output_text"]
-        refusal = [part["refusal"] for part in item["content"] if part["type"] == "refusal"]
+        text, refusal = _spoken(item)
         said = assistant["content"]
         if text or not refusal:
             assistant["content"] = "\n".join(text if said is None else [said, *text])

@@ -120,14 +120,14 @@ def answer_of(response: dict[str, Any], output: list[dict[str, Any]], status: An
 
 
 def usage_of(usage: Any) -> dict[str, Any] | None:
-    """An upstream's usage in the canonical shape, zeros included; None if it has none."""
+    """An upstream's usage in the canonical shape, zeros included; None if there is none to read."""
     found = read_usage(usage)
     if found is None:
         return None
     inputs, outputs = found.input_tokens_details, found.output_tokens_details
     return items.usage(
         found.input_tokens,
-        found.output_tokens or 0,
+        found.output_tokens,
         cached=(inputs and inputs.cached_tokens) or 0,
         cache_write=(inputs and inputs.cache_write_tokens) or 0,
         reasoning=(outputs and outputs.reasoning_tokens) or 0,

@@ -6,11 +6,18 @@ A text is every string but those on a short list, which is in `extract_readers`.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from anos.extract_readers import ITEM, SCHEMA, SETTING, Readers
+from anos.extract_readers import ITEM, SCHEMA, SETTING, Readers, is_name
 from anos.extract_walk import Found, walk, walk_message
-from anos.items import Item
+from anos.items import NEW, OURS, Item
 
-__all__ = ["Found", "chat_texts", "completion_texts", "output_texts", "responses_texts"]
+__all__ = [
+    "Found",
+    "chat_texts",
+    "completion_texts",
+    "output_texts",
+    "response_texts",
+    "responses_texts",
+]
 
 
 def responses_texts(
@@ -47,17 +54,56 @@ def chat_texts(tree: dict[str, Any]) -> list[Found]:
 
 
 def output_texts(item: Item) -> list[Found]:
-    """The texts of an output item."""
+    """The texts of an output item, with what its tokens spell."""
     found: list[Found] = []
     walk_message(found, [item], 0, _source_of(item))
+    content = item.get("content")
+    for part in content if type(content) is list else ():
+        if type(part) is dict:
+            _spell(found, part.get("logprobs"))
     return found
 
 
 def completion_texts(body: dict[str, Any]) -> list[Found]:
-    """The texts of a chat.completion, in all its choices."""
+    """The texts of a chat.completion, in all its choices, with what their tokens spell."""
     found: list[Found] = []
     _walk_fields(found, body, _COMPLETION)
+    for choice in body.get("choices") or ():
+        logprobs = choice.get("logprobs") if type(choice) is dict else None
+        for tokens in logprobs.values() if type(logprobs) is dict else ():
+            _spell(found, tokens)
     return found
+
+
+class _Tokens:
+    """The tokens that spell a text; it cannot be written anew in them, so they are taken out."""
+
+    __slots__ = ("_tokens",)
+
+    def __init__(self, tokens: list[Any]) -> None:
+        self._tokens = tokens
+
+    def __getitem__(self, name: str) -> str:
+        said = [each.get(name) for each in self._tokens if type(each) is dict]
+        return "".join([each for each in said if type(each) is str])
+
+    def __setitem__(self, name: str, masked: str) -> None:
+        self._tokens.clear()
+
+
+def _spell(found: list[Found], tokens: Any) -> None:
+    if type(tokens) is list and len(tokens) > 1:  # a single one is a text of its own
+        spelt = _Tokens(tokens)
+        if text := spelt["token"]:
+            found.append(Found("assistant", text, spelt, "token", False, True))
+
+
+def response_texts(body: dict[str, Any]) -> list[Found]:
+    """The texts of an upstream's Response in the fields that the gateway passes on."""
+    found: list[Found] = []
+    _walk_fields(found, body, _RESPONSE)
+    # A setting as it mostly is says nothing: "auto".
+    return [x for x in found if x.container is not body or x.text != NEW.get(str(x.key))]
 
 
 def _source_of(item: Item) -> str:
@@ -71,6 +117,8 @@ def _walk_fields(
 ) -> None:
     for name, value in tree.items():
         how = fields.get(name, _OTHER)
+        if how is _OTHER and not is_name(name):
+            found.append(Found("other", name, tree, name, False, False))
         if how is None or not value or type(value) not in _WITH_TEXT:
             continue
         source, readers = how
@@ -125,4 +173,5 @@ _CHAT: Mapping[str, tuple[str, Readers] | None] = {
     "prediction": ("system", ITEM),
     **dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), ("tools", SCHEMA)),
 }
+_RESPONSE: Mapping[str, tuple[str, Readers] | None] = dict.fromkeys(OURS)
 _COMPLETION: Mapping[str, tuple[str, Readers] | None] = {"choices": ("assistant", ITEM)}

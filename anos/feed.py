@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 
 import msgspec
 import orjson
@@ -36,11 +37,17 @@ class Subscription:
         shown["at"] = iso(shown.pop("at_ms"))
         self._put("change", shown)
 
-    async def take(self) -> bytes:
-        """All events that wait, as soon as there is any; b"" when there will be no more."""
-        while not self._events and not self._is_closed:
+    async def take(self, patience_s: float | None = None) -> bytes | None:
+        """All events that wait, as soon as there is any; None when there will be no more.
+
+        b"" if there is none within `patience_s`.
+        """
+        if not self._events and not self._is_closed:
             self._wake.clear()
-            await self._wake.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), patience_s)
+        if self._is_closed and not self._events:
+            return None
         events = b"".join(self._events)
         self._events.clear()
         if self._dropped:

@@ -21,6 +21,8 @@ _PREFIXES = {
     "compaction": "cmp",
 }
 ROLES = frozenset({"user", "assistant", "system", "developer"})
+# The client runs these itself, and the model waits for what they say.
+_OWN_CALLS = frozenset({"function_call", "custom_tool_call"})
 _UNFINISHED = frozenset({"in_progress", "incomplete"})
 
 
@@ -207,21 +209,33 @@ def _one_of(part: Item, names: tuple[str, ...], at: Path) -> None:
 def check_tool_pairs(items: Iterable[Item]) -> None:
     """Refuse (InvalidRequest, param `input`) an output whose call does not come before it.
 
-    `items` is the whole context, history first. Clients that replay a conversation rely on this
-    refusal to learn that the gateway does not know their call.
+    And a call of a client's own tool that nothing answers. `items` is the whole context, history
+    first. Clients that replay a conversation rely on the refusal to learn that the gateway does not
+    know their call.
     """
     calls = set()
+    waiting: dict[str, str] = {}
     for item in items:
         call_id = item.get("call_id")
         if call_id is None:
             continue
         if _is_call(item):
             calls.add(call_id)
-        elif _is_output(item) and call_id not in calls:
-            kind = item["type"].replace("_", " ")
-            raise InvalidRequest(
-                f"No tool call found for {kind} with call_id {str(call_id)[:64]}.", param="input"
-            )
+            if item["type"] in _OWN_CALLS:
+                waiting[call_id] = item["type"]
+        elif _is_output(item):
+            if call_id not in calls:
+                raise _unpaired("call", item["type"], "with call_id ", call_id)
+            waiting.pop(call_id, None)
+    for call_id, kind in waiting.items():
+        raise _unpaired("output", kind, "", call_id)
+
+
+def _unpaired(what: str, kind: str, by: str, call_id: object) -> InvalidRequest:
+    name = kind.replace("_", " ")
+    return InvalidRequest(
+        f"No tool {what} found for {name} {by}{str(call_id)[:64]}.", param="input"
+    )
 
 
 def replayable(

@@ -6,7 +6,7 @@ Items, Response objects and usage have the shapes of OpenAI's Responses API
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from msgspec import Struct, field
@@ -22,6 +22,7 @@ class Turn(Struct):
     input: list[Item]  # this request's own items, normalised
     history: list[Item]  # the resolved items of previous_response_id, in order, before input
     stream: bool
+    cleared: int = 0  # so many of the first items of the history were cleared by the same guards
 
 
 class Answer(Struct):
@@ -75,7 +76,7 @@ def usage(
 
 # A Response that has produced nothing, for a request that set nothing: all 31 fields. Strict
 # readers of Open Responses refuse null for most settings (temperature, truncation, store, ...).
-_NEW: dict[str, Any] = {
+NEW: dict[str, Any] = {
     "id": "",
     "object": "response",
     "created_at": 0,
@@ -110,7 +111,7 @@ _NEW: dict[str, Any] = {
 }
 # Which fields of a request its Response repeats; the last three only if they were sent.
 _ECHOED = frozenset({
-    *list(_NEW)[list(_NEW).index("instructions") :],
+    *list(NEW)[list(NEW).index("instructions") :],
     *("user", "prompt_cache_retention", "prompt_cache_options"),
 })  # fmt: skip
 
@@ -120,6 +121,8 @@ OURS = frozenset({
     *("model", "output", "usage", "previous_response_id", "conversation", "store", "background"),
     *("instructions", "metadata"),
 })  # fmt: skip
+# What was asked for in these is a wish; the upstream says what became of it.
+_DECIDED = frozenset({"service_tier"})
 
 
 def base_response(
@@ -130,7 +133,7 @@ def base_response(
     `created_at` is in whole seconds: strict readers refuse a fraction. Values are shared between
     Responses, so a field is replaced, never changed in place.
     """
-    response = _NEW.copy()
+    response = NEW.copy()
     response["id"] = id
     response["created_at"] = created_at
     response["status"] = status
@@ -142,12 +145,16 @@ def base_response(
     return response
 
 
+# What lets a tool's server in is for the upstream alone: nobody who reads the response needs it.
+_TOOL_SECRETS = frozenset({"authorization", "headers"})
+
+
 def _echo_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     absent = {"description": None, "parameters": None, "strict": None}
     return [
         {"type": "function", "name": tool.get("name"), **absent, **tool}
         if tool.get("type") == "function"
-        else tool
+        else {name: value for name, value in tool.items() if name not in _TOOL_SECRETS}
         for tool in tools
     ]
 
@@ -169,17 +176,24 @@ _ECHO: dict[str, Callable[[Any], Any]] = {
 
 
 def final_response(
-    base: dict[str, Any], answer: Answer, completed_at: int | None
+    base: dict[str, Any],
+    answer: Answer,
+    completed_at: int | None,
+    sent: Container[str] = (),
 ) -> dict[str, Any]:
-    """`base` with the outcome of `answer`; `completed_at` (seconds) counts only when completed."""
+    """`base` with the outcome of `answer`; `completed_at` (seconds) counts only when completed.
+
+    Of the settings those that were `sent` stay as they are, the others are as the upstream says.
+    """
     response = base.copy()
     for name, value in answer.extra.items():
-        if name not in OURS and value is not None:
+        if value is not None and name not in OURS and (name not in sent or name in _DECIDED):
             response[name] = value
     response["status"] = answer.status
     response["output"] = answer.output
     response["usage"] = answer.usage
-    response["error"] = answer.error
+    if answer.error is not None:  # strict readers want its type, which OpenAI leaves out
+        response["error"] = {"type": "server_error", **answer.error}
     if answer.status == "completed":
         response["completed_at"] = completed_at
     if answer.status == "incomplete" and answer.incomplete_reason:

@@ -14,13 +14,13 @@ import msgspec
 from anos import changes, lifecycle
 from anos.config_sections import DEFAULT_KEY
 from anos.errors import InvalidRequest
+from anos.exchange import Exchange
 from anos.key_settings import Kept, Tree, decode, hint_of, read, tree_of
 from anos.key_views import known, unknown
 from anos.keys import digest_of
-from anos.ledger import Exchange
 from anos.schema import KeyRecord
 from anos.state import Gateway, Live
-from anos.store import PutKey
+from anos.store import PutKey, StoreError
 
 MAX_OVERLAP_S = 31_536_000
 _NAME = re.compile(r"(?!master$|\.\.?$)[A-Za-z0-9._@-]{1,64}")
@@ -145,14 +145,17 @@ async def _put(gateway: Gateway, exchange: Exchange, action: str, record: KeyRec
         before=None if old is None else known(old).shown(),
         after=None if record.deleted else known(record).shown(),
     )
-    await changes.commit(gateway, PutKey(record, change))
     keyring = live.keyring.replaced(record)
-    gateway.live = msgspec.structs.replace(live, keyring=keyring)
+    try:
+        async with lifecycle.budgets_of(gateway, keyring) as take:
+            await changes.commit(gateway, PutKey(record, change))
+            gateway.live = msgspec.structs.replace(live, keyring=keyring)
+            take()
+    except StoreError as exc:
+        raise changes.refused() from exc
     before, after = live.keyring.by_name.get(name), keyring.by_name.get(name)
     if before is not None and (after is None or before.scopes != after.scopes):
         gateway.limits.configure(gateway.live.scopes)
-    if live.keyring.accounts.get(f"key:{name}") != keyring.accounts.get(f"key:{name}"):
-        await lifecycle.restore_budgets(gateway)
 
 
 def _edited(live: Live, record: KeyRecord, change: Edit) -> KeyRecord:

@@ -9,6 +9,7 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
+from anos.config import check_soft
 from anos.config_reader import Reader
 from anos.config_sections import (
     LATER_VALUES,
@@ -97,6 +98,8 @@ def read(tree: Tree, config: Config) -> Settings:
     limits = settings.limits
     if isinstance(limits, Limit) and not reader.faults and limits == Limit(queue=limits.queue):
         reader.fault("limits", "limits nothing")
+    if isinstance(settings.budget, tuple) and not reader.faults:
+        check_soft("budget", settings.budget, given["budget"], reader)
     if not reader.faults and settings.guards not in ("default", *config.guards.profiles):
         reader.fault("guards", f'no profile "{settings.guards}"')
     if reader.faults:

@@ -7,19 +7,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b, sha256
-from typing import Any
 
 import msgspec
-from msgspec import Struct, field
 
-from anos.budgets import Budgets, Reservation
-from anos.errors import GatewayError, Unavailable
-from anos.items import random_hex
-from anos.keys import Caller
-from anos.limits import Grant
+from anos.budgets import Budgets
+from anos.errors import Unavailable
+from anos.exchange import KEPT_BYTES, Bodies, Exchange
+from anos.keys import GLOBAL, MASTER
 from anos.metrics import Metrics
-from anos.pricing import Price, cost
+from anos.pricing import cost
 from anos.store import (
     Begin,
     Delete,
@@ -34,96 +32,14 @@ from anos.store import (
     StoreFailed,
     StoreUnavailable,
 )
+from anos.traces import Traces
 
 logger = logging.getLogger("anos")
 
-CLIENT_LEFT = 499
-# A larger body has its digest in the ledger, but is not kept.
-KEPT_BYTES = 4 * 1024 * 1024
 _REMEMBERED_CLIENTS = 10_000
+# What an upstream says of its tokens costs no more: sums of it must fit where they are kept.
+_MOST_MICRO = 2**53
 _encode = msgspec.json.Encoder().encode
-
-
-class Receipt(Struct, eq=False, omit_defaults=True):
-    """What one guard looked at, and what it did."""
-
-    guard: str  # keywords or moderation
-    direction: str  # input or output
-    action: str  # pass, block, mask, monitor, skipped, or error: it failed and let all pass
-    texts: int = 0
-    bytes: int = 0
-    us: int = 0
-    sources: dict[str, int] = field(default_factory=dict)  # how many texts of each
-    rules: dict[str, int] = field(default_factory=dict)  # matches by rule, or by category
-    error: str = ""
-
-
-class Bodies(Struct, eq=False):
-    """The body of an upstream's answer as it arrives, for a key that wants it in the ledger."""
-
-    digest: Any = field(default_factory=sha256)
-    parts: list[bytes] | None = None  # None: only the digest is kept
-    total_bytes: int = 0
-
-    def feed(self, data: bytes) -> None:
-        """The next bytes."""
-        self.digest.update(data)
-        self.total_bytes += len(data)
-        if self.parts is not None:
-            self.parts.append(data)
-            if self.total_bytes > KEPT_BYTES:
-                self.parts = None
-
-
-class Exchange(ExchangeRecord, kw_only=True, eq=False):
-    """A client request while it runs: its row, and what leads to it; `_ns` are monotonic."""
-
-    duration_us: int = 0
-    key: str = ""
-    project: str = ""
-    status: int = 0
-    started_ns: int
-    caller: Caller | None = None
-    usage: dict[str, Any] | None = None
-    price: Price | None = None  # of the route that was called last
-    grant: Grant | None = None  # its share of the rate limits
-    hold: Reservation | None = None  # what it holds of budgets
-    upstream_ns: int = 0  # spent waiting for the upstream
-    headers: dict[str, str] = field(default_factory=dict)  # for the answer, whatever it becomes
-    settled: bool = False
-    deferred: bool = False  # a background run settles it, after the answer
-    body_bytes: int = 0  # held of the gateway's room for large bodies
-    answered: Bodies | None = None  # what is kept of the upstream's answer, if anything is
-    receipts: list[Receipt] = field(default_factory=list)  # of the guards
-
-    def elapsed_ns(self) -> int:
-        """Nanoseconds since the request's head was read."""
-        return time.monotonic_ns() - self.started_ns
-
-    def answer_headers(self) -> dict[str, str]:
-        """The headers every answer has: the request's id, and what it took so far."""
-        elapsed_ns = self.elapsed_ns()
-        return {
-            "Server": "anos-gateway",
-            "x-request-id": self.request_id,
-            "openai-processing-ms": str(elapsed_ns // 1_000_000),
-            "anos-overhead-ms": f"{max(0, elapsed_ns - self.upstream_ns) / 1e6:.3f}",
-            **(self.grant.headers() if self.grant is not None else {}),
-            **self.headers,
-        }
-
-
-def begin(method: str, route: str, request_id: str = "") -> Exchange:
-    """A new exchange; `request_id` is the client's own, if it sent a usable one."""
-    now_ms = time.time_ns() // 1_000_000
-    return Exchange(
-        # Time first: the index over it is appended to, not spread over.
-        request_id=request_id or f"req_{now_ms:012x}{random_hex(8)}",
-        method=method,
-        route=route,
-        started_ms=now_ms,
-        started_ns=time.monotonic_ns(),
-    )
 
 
 class Ledger:
@@ -139,7 +55,7 @@ class Ledger:
         self._budgets = budgets
         self._secret = secret
         self._clients: dict[str, str] = {}
-        self._reservations = 0
+        self._traces = Traces(store)
 
     def client(self, address: str | None) -> str | None:
         """What the ledger keeps of a client's address: equal for equal addresses, and no more."""
@@ -165,36 +81,33 @@ class Ledger:
         if keeps and len(body) <= KEPT_BYTES:
             exchange.request_body = body
 
+    def enter(self, exchange: Exchange) -> None:
+        """A call may begin: a crash is to leave a trace of it."""
+        self._traces.add(exchange)
+
+    def has_budget(self, exchange: Exchange) -> bool:
+        """Whether what a call costs is to be held: its caller has a budget at this moment."""
+        return self._budgets.has_any(_payers(exchange))
+
+    def open(self, exchange: Exchange) -> None:
+        """A call without a budget is about to cost something: a budget that comes will know."""
+        exchange.hold = self._budgets.reserve(_payers(exchange), 0, exchange.started_ms)
+
     def reserve(self, exchange: Exchange, micro: int, tokens: tuple[int, int]) -> ReservationRecord:
         """Hold what a call may cost, at most, in every budget of its caller, if it has any.
 
         `tokens` are what the bound was made of. The row is to be made durable before the upstream
         is called. Raises BudgetExceeded.
         """
-        caller = exchange.caller
-        assert caller is not None
+        payers = _payers(exchange)
+        if not self._budgets.has_any(payers):
+            self.open(exchange)
+            return self._traces.record(exchange, 0, tokens, exchange.started_ms)
         now_ms = time.time_ns() // 1_000_000
-        if caller.accounts:
-            exchange.hold = self._budgets.reserve(caller.accounts, micro, now_ms)
-            exchange.reserved, exchange.charged_ms = micro, now_ms
-            self._warn(exchange, self._budgets.warnings(caller.accounts, now_ms))
-        self._reservations = exchange.reservation = self._reservations + 1
-        lost = (
-            exchange.request_id,
-            exchange.response_id,
-            exchange.started_ms,
-            exchange.method,
-            exchange.route,
-            exchange.model,
-            exchange.client,
-            exchange.counted,
-            *tokens,
-            micro,
-            now_ms,
-        )
-        return ReservationRecord(
-            exchange.reservation, micro, caller.key, caller.project, _encode(lost)
-        )
+        exchange.hold = self._budgets.reserve(payers, micro, now_ms)
+        exchange.reserved, exchange.charged_ms = micro, now_ms
+        self._warn(exchange, self._budgets.warnings(payers, now_ms))
+        return self._traces.record(exchange, micro, tokens, now_ms)
 
     def _warn(self, exchange: Exchange, warnings: list[str]) -> None:
         if warnings:
@@ -278,6 +191,7 @@ class Ledger:
         if exchange.settled:
             return False
         exchange.settled = True
+        self._traces.remove(exchange)
         elapsed_ns = exchange.elapsed_ns()
         exchange.status = status
         exchange.duration_us = elapsed_ns // 1000
@@ -314,29 +228,32 @@ class Ledger:
                 exchange.reasoning_tokens = details.get("reasoning_tokens")
             self._metrics.tokens(exchange.model or "", inputs, outputs)
             if exchange.price is not None:
-                exchange.cost = cost(exchange.price, usage)
+                exchange.cost = min(cost(exchange.price, usage), _MOST_MICRO)
                 self._metrics.cost(exchange.model or "", exchange.cost)
         if exchange.grant is not None:
             exchange.grant.close(used)
-        if exchange.hold is not None:
+        if exchange.reserved is not None:
             exchange.cost = exchange.cost or 0
-            if exchange.cost > exchange.hold.micro_usd:
+            if exchange.cost > exchange.reserved:
                 logger.warning(
                     "request %s cost more than its upstream was allowed", exchange.request_id
                 )
                 self._metrics.overrun(exchange.model or "")
-            exchange.hold.settle(exchange.cost)
         elif exchange.cost is not None:
             exchange.charged_ms = exchange.started_ms
+        if exchange.hold is not None:
+            exchange.hold.settle(exchange.cost or 0)
 
 
-def note_failure(exchange: Exchange, exc: BaseException) -> int:
-    """Remember why an exchange failed; returns the HTTP status it counts as."""
-    if isinstance(exc, GatewayError):
-        exchange.error_code = str(exc.code)
-        return exc.status
-    if isinstance(exc, asyncio.CancelledError | ConnectionError):
-        exchange.error_code = "client_left"
-        return CLIENT_LEFT
-    exchange.error_code = "server_error"
-    return 500
+def _payers(exchange: Exchange) -> tuple[str, ...]:
+    """The accounts that a call's cost is of, in force or not."""
+    assert exchange.caller is not None
+    return _accounts(exchange.caller.key, exchange.caller.project)
+
+
+@lru_cache(maxsize=10_000)
+def _accounts(key: str, project: str) -> tuple[str, ...]:
+    if key == MASTER:
+        return (GLOBAL,)
+    own = f"key:{key}"
+    return (own, GLOBAL) if project == own else (own, project, GLOBAL)

@@ -4,7 +4,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -15,8 +18,9 @@ from anos.budgets import Budgets
 from anos.config import ConfigFault
 from anos.config_sections import Config, Provider
 from anos.errors import InvalidModel, Unavailable
+from anos.exchange import Exchange
 from anos.keys import Keyring
-from anos.ledger import Exchange, Ledger
+from anos.ledger import Ledger
 from anos.limits import Limits, Scope
 from anos.metrics import Metrics
 from anos.routing import STUB, Router
@@ -37,7 +41,7 @@ _HANDOVER_S = 10.0
 # What is left after the drain gets this long to write its end.
 _CLOSING_S = 5.0
 _SHUTTING_DOWN = "The gateway is shutting down."
-_RESTARTED = {"code": "server_error", "message": "gateway restarted"}
+_RESTARTED = {"type": "server_error", "code": "server_error", "message": "gateway restarted"}
 
 
 def contexts(
@@ -46,51 +50,68 @@ def contexts(
     """The application's cleanup context. `load` reads the configuration again for a reload."""
 
     async def gateway_context(app: web.Application) -> AsyncIterator[None]:
-        stub, stub_url = await _start_stub(config)
-        server = config.server
-        root = secret.load(server)
-        store = await Store.open(
-            Path(server.database),
-            sql,
-            secret.derive(root, "audit"),
-            synchronous=server.synchronous,
-        )
-        await upkeep.sign(store, now_ms=time.time_ns() // 1_000_000)
-        await store.fail_unfinished(time.time_ns() // 1_000_000, _restarted)
-        if lost := await store.charge_lost():
-            logger.warning("%d calls were lost in a crash; what they held is charged", lost)
-        keyring = Keyring(config, await store.keys())
-        _report(keyring)
-        metrics, budgets = Metrics(), Budgets()
-        gateway = app[GATEWAY] = Gateway(
-            live=live_of(config, keyring, {}, stub_url),
-            store=store,
-            ledger=Ledger(store, metrics, budgets, secret.derive(root, "clients")),
-            limits=Limits(),
-            budgets=budgets,
-            metrics=metrics,
-            runs=Runs(),
-            stub_url=stub_url,
-            bounds=app[BOUNDS],
-            load=load,
-        )
-        metrics.models = frozenset(gateway.live.router.names)
-        await _restore(gateway)
-        retention = asyncio.create_task(_retire(gateway))
-        yield
-        # What was let in just before the drain and got past it; its upstream closes below.
-        gateway.runs.cancel_all(_SHUTTING_DOWN)
-        await gateway.runs.wait(_CLOSING_S)
-        for task in (retention, *gateway.closing):
-            task.cancel()
-        await asyncio.gather(retention, *gateway.closing, return_exceptions=True)
-        for upstream in gateway.live.upstreams.values():
-            await upstream.close()
-        if stub is not None:
-            await stub.cleanup()
-        await store.close()
+        # A start that fails halfway closes what is open: the store's threads would keep the
+        # process alive.
+        async with AsyncExitStack() as opened:
+            stub, stub_url = await _start_stub(config)
+            if stub is not None:
+                opened.push_async_callback(stub.cleanup)
+            server = config.server
+            root = secret.load(server)
+            store = await Store.open(
+                Path(server.database),
+                sql,
+                secret.derive(root, "audit"),
+                synchronous=server.synchronous,
+            )
+            opened.push_async_callback(store.close)
+            keyring = await _recover(store, config)
+            metrics, budgets = Metrics(), Budgets()
+            gateway = app[GATEWAY] = Gateway(
+                live=live_of(config, keyring, {}, stub_url),
+                store=store,
+                ledger=Ledger(store, metrics, budgets, secret.derive(root, "clients")),
+                limits=Limits(),
+                budgets=budgets,
+                metrics=metrics,
+                runs=Runs(),
+                stub_url=stub_url,
+                bounds=app[BOUNDS],
+                load=load,
+            )
+            opened.push_async_callback(_end, gateway)
+            metrics.models = frozenset(gateway.live.router.names)
+            await _restore(gateway)
+            opened.push_async_callback(_cancel, {asyncio.create_task(_retire(gateway))})
+            yield
 
     return gateway_context
+
+
+async def _recover(store: Store, config: Config) -> Keyring:
+    """Make good what a crash left, and read the keys."""
+    await upkeep.sign(store, now_ms=time.time_ns() // 1_000_000)
+    await store.fail_unfinished(time.time_ns() // 1_000_000, _restarted)
+    if lost := await store.charge_lost():
+        logger.warning("%d calls were lost in a crash; what they held is charged", lost)
+    keyring = Keyring(config, await store.keys())
+    _report(keyring)
+    return keyring
+
+
+async def _end(gateway: Gateway) -> None:
+    # What was let in just before the drain and got past it; its upstream closes below.
+    gateway.runs.cancel_all(_SHUTTING_DOWN)
+    await gateway.runs.wait(_CLOSING_S)
+    await _cancel(gateway.closing)
+    for upstream in gateway.live.upstreams.values():
+        await upstream.close()
+
+
+async def _cancel(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def drain(app: web.Application) -> None:
@@ -121,13 +142,17 @@ async def _reload(gateway: Gateway, exchange: Exchange | None) -> list[str]:
         keyring = Keyring(new, before.records.values())
         if broken := keyring.faults.keys() - before.faults.keys():
             raise ConfigFault([f"key {name}: {keyring.faults[name]}" for name in sorted(broken)])
+        change = changes.record(exchange, "config.reload", "config", after=lines)
         try:
-            change = changes.record(exchange, "config.reload", "config", after=lines)
-            await changes.commit(gateway, LogChange(change))
+            async with budgets_of(gateway, keyring) as take:
+                await changes.commit(gateway, LogChange(change))
+                _report(keyring)
+                _swap(gateway, new, keyring)
+                take()
         except Unavailable as exc:
             raise ConfigFault([exc.message]) from None
-        _report(keyring)
-        await _swap(gateway, new, keyring)
+        except StoreError as exc:
+            raise ConfigFault([changes.refused().message]) from exc
         return lines
 
 
@@ -143,12 +168,11 @@ def _next(gateway: Gateway) -> Config:
     return new
 
 
-async def _swap(gateway: Gateway, new: Config, keyring: Keyring) -> None:
+def _swap(gateway: Gateway, new: Config, keyring: Keyring) -> None:
     previous = gateway.live.upstreams
     gateway.live = live_of(new, keyring, previous, gateway.stub_url)
     gateway.limits.configure(gateway.live.scopes)
     gateway.metrics.models = frozenset(gateway.live.router.names)
-    await restore_budgets(gateway)
     kept = set(map(id, gateway.live.upstreams.values()))
     for upstream in previous.values():
         if id(upstream) not in kept:
@@ -174,21 +198,25 @@ async def _reload_logged(gateway: Gateway) -> None:
         logger.info("configuration reloaded: %s", ", ".join(lines) or "nothing changed")
 
 
-async def restore_budgets(gateway: Gateway) -> None:
-    """Take the budgets of the present keys; those that are new learn what was spent already."""
+@asynccontextmanager
+async def budgets_of(gateway: Gateway, keyring: Keyring) -> AsyncIterator[Callable[[], None]]:
+    """The budgets of these keys: call what this gives, within, in the step that swaps the keys in.
+
+    Those that are new know what was spent until then, and what calls hold. Raises StoreError.
+    """
     now_ms = time.time_ns() // 1_000_000
-    plan, new = gateway.budgets.plan(gateway.live.keyring.accounts)
-    sums = await gateway.store.spent(
-        [(*_payer(account), budget.window.bounds(now_ms)[0]) for account, budget in new]
-    )
-    for (_, budget), micro in zip(new, sums, strict=True):
-        budget.restore(now_ms, micro)
-    gateway.budgets.take(plan)
+    with gateway.budgets.changing(keyring.accounts) as change:
+        scopes = [
+            (*_payer(account), budget.window.bounds(now_ms)[0]) for account, budget in change.new
+        ]
+        spent = await gateway.store.spent_before(scopes) if scopes else []
+        yield partial(gateway.budgets.take, change, now_ms, spent)
 
 
 async def _restore(gateway: Gateway) -> None:
     """Fill budgets and limits with what the ledger knows from before the start."""
-    await restore_budgets(gateway)
+    async with budgets_of(gateway, gateway.live.keyring) as take:
+        take()
     now_ms = time.time_ns() // 1_000_000
     live = gateway.live
 

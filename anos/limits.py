@@ -67,14 +67,14 @@ class _Meter:
 class Grant:
     """One call's share of its limits, from the moment it may begin until `close`."""
 
-    __slots__ = ("_held", "_is_open", "_limits", "_meters", "_taken", "_windows")
+    __slots__ = ("_is_open", "_limits", "_meters", "_taken", "_windows", "held")
 
     def __init__(self, limits: "Limits", meters: list[_Meter], now: float) -> None:
         self._limits = limits
         self._meters = meters
         self._taken = now
         self._is_open = True
-        self._held = 0
+        self.held = 0  # tokens
         self._windows: Sequence[TokenWindow] = ()  # that hold tokens; a reload may replace them
         for meter in meters:
             meter.slots.take()
@@ -100,7 +100,7 @@ class Grant:
         if wait_s:
             self.undo()
             raise _refusal(meter, now, wait_s)
-        self._held = estimate
+        self.held = estimate
         self._windows = [window for window, _ in metered]
         for window in self._windows:
             window.hold(estimate)
@@ -113,9 +113,9 @@ class Grant:
         for meter in self._meters:
             meter.slots.give_back()
         if self._windows:
-            now, used = self._limits.clock(), self._held if used_tokens is None else used_tokens
+            now, used = self._limits.clock(), self.held if used_tokens is None else used_tokens
             for window in self._windows:
-                window.settle(now, self._held, used)
+                window.settle(now, self.held, used)
         for meter in self._meters:
             if meter.waiting:
                 self._limits.serve(meter)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from anos import changes, key_changes, key_views, litellm_fields
+from anos import admin_params, changes, key_changes, key_views, litellm_fields
 from anos.config_sections import Config
 from anos.errors import Forbidden, InvalidRequest, NotFound
 from anos.key_settings import Settings, Tree, iso, tree_of
@@ -92,6 +92,7 @@ async def info(request: web.Request) -> web.Response:
     """GET /key/info: the key of the query; any caller may ask for its own, which is the default."""
     caller = request[EXCHANGE].caller
     assert caller is not None  # the route is not public
+    admin_params.once(request.query)
     given = request.query.get("key")
     gateway = request[SERVING]
     if caller.role == "key" and given is not None and _find(gateway.live, given) != caller.key:
@@ -103,6 +104,7 @@ async def info(request: web.Request) -> web.Response:
 async def list_keys(request: web.Request) -> web.Response:
     """GET /key/list: names, or the whole with `return_full_object`, page by page."""
     gateway, query = request[SERVING], request.query
+    admin_params.once(query)
     page, size = _count(query.get("page", "1"), "page"), _count(query.get("size", "10"), "size")
     size = min(size, _MAX_SIZE)
     wanted = {name: query[name] for name in ("team_id", "user_id", "key_alias") if name in query}
@@ -180,11 +182,12 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _count(text: str, param: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):
+    number = admin_params.integer_of(text)
+    if not number:
         raise InvalidRequest(
             f"Invalid value for '{param}': expected a positive integer.", param=param
         )
-    return int(text[:9])
+    return number
 
 
 def _shown(live: Live, name: str) -> Tree:

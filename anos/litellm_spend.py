@@ -15,7 +15,7 @@ from anos import admin_params as params
 from anos import key_views, queries, searches, spend
 from anos.errors import InvalidRequest, NotFound
 from anos.keys import digest_of
-from anos.queries import NEWEST, SUMS, Rows, Which
+from anos.queries import NEWEST, SUMS, Place, Rows, Which
 from anos.state import SERVING, Gateway
 from anos.validation import unsupported
 
@@ -23,6 +23,7 @@ _DAY_MS = 86_400_000
 _DAYS = 30
 # LiteLLM answers with all there are.
 _MOST_ROWS = 1000
+_MOST_PAGES = 20  # of rows that are looked through for calls
 _MOST_DAYS = 1000
 _COST = SUMS.index("cost")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
@@ -36,20 +37,17 @@ async def logs(request: web.Request) -> web.Response:
     if query.get("user_id"):
         raise unsupported("user_id", "This gateway keeps spend by key and by project, not by user.")
     if request_id := query.get("request_id"):
-        rows = await _of_request(gateway, request_id)
-        return _json([_log(row) for row in rows])
+        return _json([_log(row) for row in await _of_request(gateway, request_id)])
     which = Which(key=_key_name(gateway, query.get("api_key")))
     if query.get("start_date") is None or query.get("end_date") is None:
-        rows, _ = await searches.requests(gateway.store, which, 0, NEWEST, _MOST_ROWS)
-        return _json([_log(row) for row in rows if row["model"] is not None])
+        return _json([_log(row) for row in await _calls(gateway, which, 0, NEWEST)])
     first, last = (_date(name, query[name]) for name in ("start_date", "end_date"))
     if (last - first).days > _MOST_DAYS:
         raise InvalidRequest(f"At most {_MOST_DAYS} days can be asked for.", param="end_date")
     start_ms, end_ms = _ms(first), _ms(last) + _DAY_MS
     if _boolean("summarize", query.get("summarize", "true")):
         return _json(await _by_day(gateway, which, start_ms, end_ms, last))
-    rows, _ = await searches.requests(gateway.store, which, start_ms, (end_ms, 0), _MOST_ROWS)
-    return _json([_log(row) for row in rows if row["model"] is not None])
+    return _json([_log(row) for row in await _calls(gateway, which, start_ms, (end_ms, 0))])
 
 
 async def total(request: web.Request) -> web.Response:
@@ -128,15 +126,33 @@ def _day(day: date, keys: dict[str, int], models: dict[str, int]) -> dict[str, A
     }
 
 
+async def _calls(gateway: Gateway, which: Which, since_ms: int, before: Place) -> Rows:
+    """The newest calls that started since a time and before a place."""
+    calls: Rows = []
+    for _ in range(_MOST_PAGES):
+        rows, following = await searches.requests(
+            gateway.store, which, since_ms, before, _MOST_ROWS
+        )
+        calls += filter(_is_call, rows)
+        if following is None or len(rows) < _MOST_ROWS or len(calls) >= _MOST_ROWS:
+            break
+        before = following
+    return calls[:_MOST_ROWS]
+
+
 async def _of_request(gateway: Gateway, name: str) -> Rows:
     """The call of a request id, or of the id of its answer, which is what LiteLLM calls it."""
     span = (0, NEWEST[0])
     rows, _ = await searches.of_response(gateway.store, name, Which(), span, None, _MOST_ROWS)
-    calls = [row for row in rows if row["model"] is not None]
-    if calls:
+    if calls := [*filter(_is_call, rows)]:
         return calls
-    found = await gateway.store.read(partial(queries.request, name))
-    return [] if found is None else [found.row]
+    found = await gateway.store.read(partial(queries.requests_of_id, name, _MOST_ROWS))
+    return [*filter(_is_call, found)][:1]
+
+
+def _is_call(row: dict[str, Any]) -> bool:
+    """Not a request that names no model, nor what corrects the cost of a call."""
+    return row["model"] is not None and row["corrects"] is None
 
 
 def _log(row: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import logging
 import re
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 import orjson
 from aiohttp import web
@@ -17,13 +18,15 @@ from anos.errors import (
     MethodNotAllowed,
     Misdirected,
     NotFound,
+    Unauthorized,
     Unavailable,
     UnsupportedMedia,
     envelope,
 )
-from anos.ledger import begin, note_failure
+from anos.exchange import Exchange, begin, note_failure
+from anos.keys import Caller
 from anos.relay import Whole
-from anos.state import EXCHANGE, GATEWAY, SERVING
+from anos.state import EXCHANGE, GATEWAY, SERVING, Gateway
 from anos.store import StoreFailed
 
 logger = logging.getLogger("anos")
@@ -56,9 +59,10 @@ def gate(
         gateway = request[SERVING] = app[GATEWAY]
         live = gateway.live
         sent_id = request.headers.get("x-request-id", "")
+        meant = handler if handler in templates else await _meant(app, request)
         exchange = begin(
             request.method,
-            templates.get(handler, "other"),
+            templates.get(meant, "other"),
             sent_id if sent_id and _REQUEST_ID.fullmatch(sent_id) else "",
         )
         request[EXCHANGE] = exchange
@@ -71,10 +75,13 @@ def gate(
             if live.config.default_key and not _names_this_machine(request):
                 raise Misdirected
             if (allowed := roles.get(handler)) is not None:
-                exchange.caller = caller = live.keyring.authenticate(request.headers)
-                exchange.client = gateway.ledger.client(request.remote)
+                caller = _recognise(gateway, exchange, request)
                 if caller.role not in allowed:
                     raise Forbidden(f"A key of the role '{caller.role}' may not do this.")
+            elif meant in roles and handler is not _preflight:
+                # It is refused in any case; what a known caller asked is in the ledger.
+                with suppress(Unauthorized):
+                    _recognise(gateway, exchange, request)
             response = await handler(request)
         except Exception as exc:
             if _has_begun(request) or isinstance(exc, ConnectionError):
@@ -96,6 +103,22 @@ def gate(
         return response
 
     return entry
+
+
+async def _meant(app: web.Application, request: web.Request) -> Handler:
+    """What has the path of a request that no handler gets, if anything has it."""
+    found = request.match_info
+    if isinstance(found.http_exception, web.HTTPMethodNotAllowed):
+        method = min(found.http_exception.allowed_methods)
+        return (await app.router.resolve(request.clone(method=method))).handler
+    return found.handler
+
+
+def _recognise(gateway: Gateway, exchange: Exchange, request: web.Request) -> Caller:
+    """Who calls; from here on the request has a row in the ledger. Raises Unauthorized."""
+    exchange.caller = caller = gateway.live.keyring.authenticate(request.headers)
+    exchange.client = gateway.ledger.client(request.remote)
+    return caller
 
 
 def answer(exc: BaseException) -> web.Response:

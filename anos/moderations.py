@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from anos import pipeline
 from anos.decoding import decode_body
 from anos.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from anos.intake import read_body
@@ -24,8 +25,13 @@ _MAX_INPUTS = 1024
 
 
 async def create(request: web.Request) -> web.Response:
-    """POST /v1/moderations: the back end of the key's guards, or the built-in rules."""
-    live, caller = request[SERVING].live, request[EXCHANGE].caller
+    """POST /v1/moderations: the back end of the key's guards, or the built-in rules.
+
+    It counts against limits as a model call does. A model that judges is not for keys with a
+    budget: nothing is held for it.
+    """
+    gateway, exchange = request[SERVING], request[EXCHANGE]
+    live, caller = gateway.live, exchange.caller
     assert caller is not None  # the route is not public
     tree = decode_body(await read_body(request))
     named = tree.get("model")
@@ -33,6 +39,13 @@ async def create(request: web.Request) -> web.Response:
         raise wrong_type("model", "a string", named)
     texts = read_input(tree)
     moderator = live.profiles[caller.guards].moderator or Moderator()
+    if moderator.backend == "model" and gateway.ledger.has_budget(exchange):
+        raise InvalidRequest(
+            "This key has a budget, and what the model that moderates costs is not known.",
+            param="model",
+            code="unpriced_model",
+        )
+    await pipeline.meter(gateway, exchange, caller, caller.scopes)
     judgements = await asyncio.gather(*[moderator.judge(text, "user") for text in texts])
     body = {
         "id": f"modr-{uuid.uuid4().hex}",

@@ -89,6 +89,8 @@ _ERRORS = {
     "502": "The upstream failed.",
     "503": "The database cannot be written, the gateway drains, or it is full.",
     "504": "The upstream took too long.",
+    "default": "Another error: a status of the upstream that is passed on, like 409 or 422; 405; "
+    "or 421, where the published key is used under a name that is not this machine's.",
 }
 _CALL_ERRORS = ("400", "401", "403", "408", "413", "415", "429", "500", "502", "503", "504")
 _READ_ERRORS = ("400", "401", "403", "404", "500", "503")
@@ -121,7 +123,15 @@ def _paths() -> dict[str, Any]:
             }
             for method, described in operations.items()
         }
-    return {**paths, **openapi_admin.PATHS, **openapi_litellm.PATHS, **_KEYLESS_PATHS}
+    paths |= {**openapi_admin.PATHS, **openapi_litellm.PATHS, **_KEYLESS_PATHS}
+    default = {"default": {"$ref": "#/components/responses/default"}}
+    return {
+        path: {
+            method: {**described, "responses": {**described["responses"], **default}}
+            for method, described in operations.items()
+        }
+        for path, operations in paths.items()
+    }
 
 
 _VERSIONED: dict[str, dict[str, Schema]] = {

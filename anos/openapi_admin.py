@@ -153,6 +153,11 @@ _LEDGER: dict[str, dict[str, Schema]] = {
             _SINCE,
             _UNTIL,
             query("response_id", STRING, "What made this response, or named it."),
+            query(
+                "request_id",
+                STRING,
+                "The newest with this `x-request-id`; only `limit` may stand beside it.",
+            ),
             _limit(20, 1000),
             _AFTER,
         )

@@ -144,8 +144,8 @@ def _settings() -> dict[str, Schema]:
         ),
         "tool_choice": {"anyOf": [literal(validation.ToolMode), shape({"type": STRING})]},
         "parallel_tool_calls": BOOLEAN,
-        "max_tool_calls": {**INTEGER, "minimum": 1},
-        "max_output_tokens": {**INTEGER, "minimum": 1},
+        "max_tool_calls": {**INTEGER, "minimum": 1, "maximum": 2**31},
+        "max_output_tokens": {**INTEGER, "minimum": 1, "maximum": 2**31},
         "temperature": between(0, 2),
         "top_p": between(0, 1),
         "top_logprobs": between(0, 20, "integer"),
@@ -192,7 +192,10 @@ def _responses() -> dict[str, Schema]:
     request = {
         **settings,
         "input": {"anyOf": [STRING, array(ref("InputItem"))]},
-        "max_tokens": {**settings["max_output_tokens"], "description": "`max_output_tokens` wins."},
+        **{
+            name: {**settings["max_output_tokens"], "description": "`max_output_tokens` wins."}
+            for name in ("max_completion_tokens", "max_tokens")
+        },
         "include": array(literal(validation.Include)),
         "stream": BOOLEAN,
         "stream_options": shape({}, include_obfuscation=or_null(BOOLEAN)),
@@ -205,7 +208,7 @@ def _responses() -> dict[str, Schema]:
         "created_at": INTEGER,
         "completed_at": or_null(INTEGER),
         "status": enum(*statuses),
-        "error": or_null(shape({"code": STRING, "message": STRING})),
+        "error": or_null(shape({"type": STRING, "code": STRING, "message": STRING})),
         "incomplete_details": or_null(shape({"reason": STRING})),
         "model": STRING,
         "output": array(ref("Item")),
@@ -279,8 +282,8 @@ def _chat() -> dict[str, Schema]:
     request = {
         "stream": BOOLEAN,
         "stream_options": shape({}, include_usage=or_null(BOOLEAN)),
-        "max_completion_tokens": {**INTEGER, "minimum": 1},
-        "max_tokens": {**INTEGER, "minimum": 1},
+        "max_completion_tokens": {**INTEGER, "minimum": 1, "maximum": 2**31},
+        "max_tokens": {**INTEGER, "minimum": 1, "maximum": 2**31},
         "temperature": between(0, 2),
         "top_p": between(0, 1),
         "n": between(1, 128, "integer"),

@@ -6,13 +6,12 @@ import time
 from typing import Any
 
 import msgspec
-import orjson
 from aiohttp import web
 from msgspec import Struct
 
 from anos import items
 from anos.bounds import input_bound, unpriced
-from anos.calls import Call, as_stream
+from anos.calls import Call
 from anos.errors import (
     BudgetExceeded,
     Forbidden,
@@ -23,20 +22,21 @@ from anos.errors import (
     Unavailable,
     UpstreamError,
 )
+from anos.exchange import CLIENT_LEFT, Exchange, note_failure
 from anos.items import Answer
 from anos.keys import Caller
-from anos.ledger import CLIENT_LEFT, Exchange, note_failure
+from anos.limits import Scope
 from anos.middleware import report
 from anos.pricing import estimate, most
 from anos.relay import ClientStream, Whole
 from anos.routing import Route
 from anos.runs import Run
-from anos.scanner import Scanned
-from anos.screening import Profile, receipt_of, screen_answer, screened
+from anos.screened import Screened
+from anos.screening import Profile, screen_answer, screen_message, screened
+from anos.sending import first_bytes, send
 from anos.state import Gateway, Live
 from anos.store import ReservationRecord, ResponseRecord, StoreFailed
-from anos.stream import Stream
-from anos.upstream import Answering, Unreachable
+from anos.upstream import Answering
 
 logger = logging.getLogger("anos")
 
@@ -45,8 +45,6 @@ _STREAM_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
-# The answers after which another route may do better; everything else is the request's own fault.
-_ROUTE_FAULTS = frozenset({408, 429})
 # What is held of a limit of tokens for an answer that the client has set no cap for.
 USUAL_OUTPUT_TOKENS = 256
 
@@ -65,9 +63,20 @@ async def admit(
             f"This key may not use the model '{model}'.", param="model", code="model_not_allowed"
         )
     exchange.model = model
-    _check(gateway)
     scope = routes[0].scope
     scopes = caller.scopes if scope is None else (*caller.scopes, scope)
+    await meter(gateway, exchange, caller, scopes)
+    return routes
+
+
+async def meter(
+    gateway: Gateway, exchange: Exchange, caller: Caller, scopes: tuple[Scope, ...]
+) -> None:
+    """Count a call that may begin against its limits; waits for a slot where one has a queue.
+
+    Raises RateLimited, or Unavailable while nothing can be written.
+    """
+    _check(gateway)
     if scopes:
         grant = gateway.limits.try_take(scopes)
         if grant is None:
@@ -75,7 +84,7 @@ async def admit(
             _check(gateway)
         exchange.grant = grant
     exchange.counted = 1
-    return routes
+    gateway.ledger.enter(exchange)
 
 
 def _check(gateway: Gateway) -> None:
@@ -92,7 +101,7 @@ def bound(call: Call, routes: tuple[Route, ...], body: bytes, cap: int) -> tuple
     """
     tokens, micro = 0, 0
     if (param := call.extra()) is not None:
-        raise unpriced(param, "this")
+        raise unpriced(param, f"'{param}'")
     for route in routes:
         if route.price is None:
             raise InvalidRequest(
@@ -116,9 +125,10 @@ class Work(Struct, eq=False):
     routes: tuple[Route, ...]
     run: Run
     parent_id: str | None = None
-    route: Route | None = None  # the one that is tried, or answered
+    route: Route | None = None  # the one that answered
     answering: Answering | None = None
-    stream: Stream | None = None
+    screened: Screened | None = None
+    told: dict[str, Any] | None = None  # usage, of an answer in one piece
     body: bytes = b""  # for the first route
     deltas: int = 0  # that came from the upstream
 
@@ -129,8 +139,7 @@ class Work(Struct, eq=False):
         BudgetExceeded, and InvalidRequest for what a budget cannot bound.
         """
         exchange, call, route = self.exchange, self.call, self.routes[0]
-        assert exchange.caller is not None
-        has_budget = bool(exchange.caller.accounts)
+        has_budget = self.gateway.ledger.has_budget(exchange)
         cap = call.cap(route.max_output_tokens) if has_budget else None
         self.body = body = call.request(route)
         try:
@@ -146,6 +155,7 @@ class Work(Struct, eq=False):
         if call.background:
             # Nothing to hold; but if a crash ends it, its exchange is in the ledger all the same.
             return self.gateway.ledger.reserve(exchange, 0, (0, 0))
+        self.gateway.ledger.open(exchange)
         return None
 
     def _hold(self, cap: int) -> ReservationRecord:
@@ -166,7 +176,8 @@ class Work(Struct, eq=False):
             assert client.response is not None
             return client.response
         except UpstreamError as exc:
-            exc.message = self._without_key(exc.message)
+            message = self._without_key(exc.message)
+            exc.message = screen_message(self.profile, self.exchange, message)
             raise
         except (asyncio.CancelledError, ConnectionError) as exc:
             self._client_left(exc)
@@ -199,7 +210,8 @@ class Work(Struct, eq=False):
             self.exchange.upstream_ns += time.monotonic_ns() - started_ns
             assert self.route is not None
             answer = self.call.read(self.route, body, _now_ms())
-            self._screen(answer)
+            self.told = answer.usage
+            await self._screen(answer)
         except asyncio.CancelledError:
             answer = self._cancelled()
             if answer.error is not None:
@@ -207,12 +219,13 @@ class Work(Struct, eq=False):
         response = await self._commit(answer)
         return Whole(self.call.reply(answer, response), self.exchange.answer_headers())
 
-    def _screen(self, answer: Answer) -> None:
+    async def _screen(self, answer: Answer) -> None:
         """Have the guards look at a whole answer; what they refuse was paid for nevertheless."""
-        if not self.profile.scans_words:
+        profile = self.profile
+        if not (profile.scans_words or profile.judges_answers):
             return
         try:
-            if screen_answer(self.profile, self.exchange, self.call.answered(answer)):
+            if await screen_answer(profile, self.exchange, self.call, answer):
                 self.call.masked_answer()
         except GuardBlocked:
             self._count(answer)
@@ -221,20 +234,20 @@ class Work(Struct, eq=False):
     async def _streamed(self, client: ClientStream) -> None:
         try:
             await self._pump(client)
-            closing, answer = self._stream().finish()
+            closing, answer = await self._stream().finish()
             if answer.error is not None and client.response is None:
                 raise UpstreamError(answer.error["message"])
-            if client.response is None and self._is_blocked():
+            if client.response is None and self._stream().is_blocked:
                 self._count(answer)
                 raise GuardBlocked
         except asyncio.CancelledError:
             answer = self._cancelled()
-            closing, answer = self._stream().abort(answer.status, answer.error)
+            closing, answer = self._stream().stream.abort(answer.status, answer.error)
         except GatewayError as exc:
             if client.response is None:
                 raise
             note_failure(self.exchange, exc)
-            closing, answer = self._stream().abort("failed", _error_of(exc))
+            closing, answer = self._stream().stream.abort("failed", _error_of(exc))
         try:
             response = await self._commit(answer)
         except GatewayError as exc:
@@ -242,7 +255,7 @@ class Work(Struct, eq=False):
                 raise
             answer.status, answer.error = "failed", _error_of(exc)
             response = self.call.shown(self._final(answer))
-        await client.write(closing + self._stream().terminal(answer, response))
+        await client.write(closing + self._stream().stream.terminal(answer, response))
         await client.end()
         if self.answering is not None:
             await self.answering.linger()
@@ -252,87 +265,38 @@ class Work(Struct, eq=False):
             await begun
             self.run.response = {**self.run.response, "status": "in_progress"}
             await self._pump(None)
-            return self._stream().finish()[1]
+            return (await self._stream().finish())[1]
         except asyncio.CancelledError:
             answer = self._cancelled()
-            return self._stream().abort(answer.status, answer.error)[1]
+            return self._stream().stream.abort(answer.status, answer.error)[1]
         except Exception as exc:
             # Nobody else would tell the client that polls.
             note_failure(self.exchange, exc)
             known = exc if isinstance(exc, GatewayError) else GatewayError()
             report(exc)
-            return self._stream().abort("failed", _error_of(known))[1]
+            return self._stream().stream.abort("failed", _error_of(known))[1]
 
     async def _pump(self, client: ClientStream | None) -> None:
         """Relay the upstream's events until it ends."""
         answering = await self._send()
         started_ns = time.monotonic_ns()
         stream = self._stream()
-        try:
-            data = await self._first(answering)
-            while data:
-                self._keep(data)
-                shown = stream.feed(data)
-                if client is not None and shown:
-                    await client.write(shown)
-                data = b"" if stream.ended else await answering.chunk()
-        finally:
-            self.exchange.upstream_ns += time.monotonic_ns() - started_ns
-
-    async def _first(self, answering: Answering) -> bytes:
-        """The first bytes of a stream; some upstreams answer in one piece all the same."""
-        if not answering.is_json:
-            return await answering.chunk()
+        write = None if client is None else client.write
         assert self.route is not None
-        return as_stream(self.route, await answering.read())
+        try:
+            data = await first_bytes(self.route, answering)
+            await stream.pump(answering, data, self._keep, write)
+        finally:
+            passed_ns = time.monotonic_ns() - started_ns
+            self.exchange.upstream_ns += passed_ns - stream.judging_ns
 
     async def _send(self) -> Answering:
-        """The first answer a route gives; another is tried while it is the route that fails."""
         if not self.call.background and (held := self.reserve()) is not None:
             await self.gateway.ledger.commit(held)
-        failure: UpstreamError | None = None
-        for route in self.routes:
-            self.route, self.exchange.price = route, route.price
-            body = self.call.request(route) if route is not self.routes[0] else self.body
-            started_ns = time.monotonic_ns()
-            try:
-                self.answering = await self._post(route, body)
-                return self.answering
-            except UpstreamError as exc:
-                self._note_attempt(route, exc, started_ns)
-                if exc.status < 500 and exc.status not in _ROUTE_FAULTS:
-                    raise
-                failure = exc
-        assert failure is not None
-        raise failure
-
-    async def _post(self, route: Route, body: bytes) -> Answering:
-        exchange = self.exchange
-        exchange.provider, exchange.deployment = route.provider, route.deployment
-        exchange.attempts += 1
-        upstream = self.live.upstreams[route.provider]
-        started_ns = time.monotonic_ns()
-        try:
-            try:
-                return await upstream.post(body, stream=self.call.stream)
-            except Unreachable:
-                # Mostly a pooled connection the upstream has closed meanwhile: once more.
-                exchange.attempts += 1
-                return await upstream.post(body, stream=self.call.stream)
-        finally:
-            exchange.upstream_ns += time.monotonic_ns() - started_ns
-
-    def _note_attempt(self, route: Route, exc: UpstreamError, started_ns: int) -> None:
-        failures = self.exchange.failures
-        before = orjson.loads(failures) if failures else []
-        failed = {
-            "provider": route.provider,
-            "deployment": route.deployment,
-            "status": exc.status,
-            "code": str(exc.code),
-            "ms": (time.monotonic_ns() - started_ns) // 1_000_000,
-        }
-        self.exchange.failures = orjson.dumps([*before, failed]).decode()
+        self.route, self.answering = await send(
+            self.call, self.exchange, self.routes, self.body, self.live.upstreams
+        )
+        return self.answering
 
     def _keep(self, data: bytes) -> None:
         """Note what came from the upstream."""
@@ -344,20 +308,18 @@ class Work(Struct, eq=False):
             # Each is a token at least, and so they are a bound where the client leaves.
             self.deltas += data.count(b'"delta"')
 
-    def _stream(self) -> Stream:
-        if self.stream is None:
+    def _stream(self) -> Screened:
+        if self.screened is None:
             stream = self.call.open(self.route or self.routes[0], _now_ms())
-            self.stream = screened(self.profile, self.call, stream, _now_ms())
-        return self.stream
+            hold_s = self.gateway.bounds.hold_s
+            self.screened = screened(self.profile, self.call, stream, _now_ms(), hold_s)
+        return self.screened
 
     @property
     def profile(self) -> Profile:
         """The guards of the caller."""
         assert self.exchange.caller is not None
         return self.live.profiles[self.exchange.caller.guards]
-
-    def _is_blocked(self) -> bool:
-        return isinstance(self.stream, Scanned) and self.stream.is_blocked
 
     def _cancelled(self) -> Answer:
         """The outcome of a cancel; re-raises the CancelledError if it is the client that left."""
@@ -392,7 +354,7 @@ class Work(Struct, eq=False):
         if answer.error is not None:
             message = self._without_key(answer.error["message"])
             answer.error = {**answer.error, "message": message}
-        return items.final_response(self.call.base, answer, int(time.time()))
+        return items.final_response(self.call.base, answer, int(time.time()), self.call.sent)
 
     def _settle(
         self, answer: Answer, response: dict[str, Any], status: int
@@ -409,10 +371,10 @@ class Work(Struct, eq=False):
     def _count(self, answer: Answer) -> None:
         """Note what the call used, and what the guards of its stream saw; once for each call."""
         exchange = self.exchange
-        if isinstance(self.stream, Scanned):
-            exchange.receipts.append(receipt_of(self.stream))
-        exchange.usage, exchange.usage_source = answer.usage, "upstream"
-        if answer.usage is None:
+        if self.screened is not None:
+            exchange.receipts += self.screened.receipts()
+        exchange.usage, exchange.usage_source = answer.usage or self.told, "upstream"
+        if exchange.usage is None:
             exchange.usage, exchange.usage_source = self._estimated(answer), "estimated"
 
     def _estimated(self, answer: Answer) -> dict[str, Any]:
@@ -428,8 +390,8 @@ class Work(Struct, eq=False):
             return
         note_failure(self.exchange, exc)
         answer = Answer(status="cancelled", output=[], usage=None)
-        if self.stream is not None:
-            answer = self.stream.abort("cancelled", None)[1]
+        if self.screened is not None:
+            answer = self.screened.stream.abort("cancelled", None)[1]
         self._count(answer)
         response = self._final(answer)
         self.run.is_ending = True
@@ -447,7 +409,8 @@ class Work(Struct, eq=False):
 
     def _without_key(self, text: str) -> str:
         # Some upstreams repeat the key they refuse, and not all say so with a status.
-        key = self.live.upstreams[self.route.provider].provider.api_key if self.route else None
+        tried = self.live.upstreams.get(self.exchange.provider or "")
+        key = tried.provider.api_key if tried is not None else None
         return text.replace(key, "***") if key else text
 
     def _stream_headers(self) -> dict[str, str]:
@@ -471,6 +434,7 @@ def record_of(run: Run, response: dict[str, Any], parent_id: str | None) -> Resp
         body=encode({**response, "output": []}),
         input=[(item["id"], encode(item)) for item in run.own_input],
         output=[(item["id"], encode(item)) for item in response["output"]],
+        cleared=run.cleared,
     )
 
 

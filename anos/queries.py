@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from anos.schema import Statements
+from anos.statements import Statements
 from anos.store_reads import transaction
 
 # A read of so many rows takes 5 to 15 ms.
@@ -153,19 +153,33 @@ class Told(Struct, frozen=True):
 
 
 def request(name: str, sql: Statements, conn: sqlite3.Connection) -> Told | None:
-    """The newest exchange of a request id; else, if that is a number, the one of that seq."""
+    """The exchange of a seq, if this is a number of less than 19 digits; else of a request id.
+
+    Clients choose their ids: no id stands in the way of a seq. The newest of an id.
+    """
+    is_seq = name.isascii() and name.isdigit() and len(name) < len(str(_ALWAYS))
     with transaction(conn, "DEFERRED"):
-        found = conn.execute(
-            sql.text["seqs_of_request"], {"request_id": name, "limit": _MOST_OF_ONE_ID}
-        ).fetchall()
-        seqs = [seq for (seq,) in found]
-        if not seqs and name.isascii() and name.isdigit() and len(name) < len(str(_ALWAYS)):
-            seqs = [int(name)]
+        seqs = [int(name)] if is_seq else _seqs_of(name, _MOST_OF_ONE_ID, sql, conn)
         rows = _dicts(conn, sql.text["request"], {"seq": seqs[0]}) if seqs else []
         if not rows:
             return None
         corrections = _dicts(conn, sql.text["corrections"], {"seq": seqs[0]})
     return Told(rows[0], corrections, seqs[1:])
+
+
+def requests_of_id(request_id: str, limit: int, sql: Statements, conn: sqlite3.Connection) -> Rows:
+    """The newest exchanges whose clients sent this id, or that were given it; in full."""
+    with transaction(conn, "DEFERRED"):
+        return [
+            row
+            for seq in _seqs_of(request_id, limit, sql, conn)
+            for row in _dicts(conn, sql.text["request"], {"seq": seq})
+        ]
+
+
+def _seqs_of(request_id: str, limit: int, sql: Statements, conn: sqlite3.Connection) -> list[int]:
+    values = {"request_id": request_id, "limit": limit}
+    return [seq for (seq,) in conn.execute(sql.text["seqs_of_request"], values)]
 
 
 class Stored(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from msgspec import Struct
 from anos import changes, queries
 from anos.admin_params import iso, usd
 from anos.errors import InvalidModel, InvalidRequest, Unavailable
-from anos.ledger import Exchange
+from anos.exchange import Exchange
 from anos.pricing import Price, cost
 from anos.routing import Router
 from anos.state import Gateway
@@ -96,21 +96,23 @@ def _correction(
 
 
 async def _write(gateway: Gateway, corrections: list[ExchangeRecord], outcome: Outcome) -> None:
-    try:
-        jobs = [gateway.store.submit(Save(each)) for each in corrections]
-        await asyncio.gather(*jobs)
-    except (StoreUnavailable, StoreFailed) as exc:
-        raise Unavailable(
-            "The gateway cannot write its database; ask again for what is left."
-        ) from exc
-    now_ms = _now_ms()
-    for each in corrections:
-        assert each.cost is not None
-        assert each.charged_ms is not None
-        accounts = {f"key:{each.key}", each.project, "global"}
-        gateway.budgets.correct(accounts, each.cost, each.charged_ms, now_ms)
-        outcome.corrected += 1
-        outcome.difference += each.cost
+    # A budget that becomes new meanwhile would count these twice, or not at all.
+    async with gateway.changing:
+        try:
+            jobs = [gateway.store.submit(Save(each)) for each in corrections]
+            await asyncio.gather(*jobs)
+        except (StoreUnavailable, StoreFailed) as exc:
+            raise Unavailable(
+                "The gateway cannot write its database; ask again for what is left."
+            ) from exc
+        now_ms = _now_ms()
+        for each in corrections:
+            assert each.cost is not None
+            assert each.charged_ms is not None
+            accounts = {f"key:{each.key}", each.project, "global"}
+            gateway.budgets.correct(accounts, each.cost, each.charged_ms, now_ms)
+            outcome.corrected += 1
+            outcome.difference += each.cost
 
 
 def _price(router: Router, row: dict[str, Any]) -> Price | None:

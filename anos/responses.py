@@ -3,16 +3,19 @@
 API: https://platform.openai.com/docs/api-reference/responses
 """
 
+import re
 import time
 from typing import Any
 
 import orjson
 from aiohttp import web
+from msgspec import Struct
 
 from anos import items, pipeline, screening
 from anos.calls import ResponsesCall, bare, shown
 from anos.decoding import decode_body
 from anos.errors import InvalidRequest, NotFound, Unavailable
+from anos.exchange import Exchange
 from anos.inputs import (
     check_tool_pairs,
     is_bare_reasoning,
@@ -21,9 +24,8 @@ from anos.inputs import (
     replayable,
 )
 from anos.intake import read_body
-from anos.items import Turn
+from anos.items import Item, Turn
 from anos.keys import Caller
-from anos.ledger import Exchange
 from anos.runs import Run
 from anos.schema import IN_FLIGHT
 from anos.state import EXCHANGE, SERVING, Gateway
@@ -37,8 +39,25 @@ from anos.store import (
 )
 from anos.validation import read_include, read_page, validate_create
 
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ENCRYPTED = "reasoning.encrypted_content"
-_LOST = {"code": "server_error", "message": "The outcome could not be stored."}
+_LOST = {
+    "type": "server_error",
+    "code": "server_error",
+    "message": "The outcome could not be stored.",
+}
+
+
+class _Inherited(Struct, frozen=True):
+    """The items of a conversation; `before` of them came before what the parent said."""
+
+    items: list[Item]
+    before: int
+    before_bytes: int
+    cleared: str | None
+
+
+_NOTHING = _Inherited([], 0, 0, None)
 
 
 async def create(request: web.Request) -> web.StreamResponse:
@@ -52,15 +71,17 @@ async def create(request: web.Request) -> web.StreamResponse:
     live = gateway.live
     routes = await pipeline.admit(gateway, live, exchange, caller, tree["model"])
     parent_id = tree.get("previous_response_id")
-    inherited = await _history(gateway, caller, parent_id) if parent_id else []
+    inherited = await _inherited(gateway, caller, parent_id) if parent_id else _NOTHING
     keeps = any(route.reasoning for route in routes)
     resolved = sent = own_input
     recalled: set[int] = set()
     if any(map(_is_known_here, own_input)):
         resolved, recalled = await _resolved(gateway, caller, own_input)
         sent = readable(resolved, recalled, keep_reasoning=keeps)
-    history = replayable(inherited, resolved, keep_reasoning=keeps) if inherited else []
-    if inherited or sent is not own_input:
+    history: list[Item] = []
+    if inherited.items:
+        history = replayable(inherited.items, resolved, keep_reasoning=keeps)
+    if inherited.items or sent is not own_input:
         given = None
     check_tool_pairs(history + sent)
     is_background = tree.get("background") is True
@@ -74,18 +95,20 @@ async def create(request: web.Request) -> web.StreamResponse:
         chat_fields=live.config.server.chat_fields,
         input=given,
     )
-    profile = live.profiles[caller.guards]
-    await screening.screen_request(profile, exchange, call, resolved, recalled)
+    cleared = await _screen(
+        live.profiles[caller.guards], exchange, call, inherited, (resolved, recalled)
+    )
     run = Run(
         response_id,
         caller.project,
         call.base,
         now_ms,
-        inherited,
+        inherited.items,
         resolved,
         is_background,
         turn.request.get("stream") is True,
         exchange,
+        cleared,
     )
     work = pipeline.Work(gateway, live, exchange, call, routes, run, parent_id)
     if is_background:
@@ -103,7 +126,7 @@ async def retrieve(request: web.Request) -> web.Response:
             "and stream=true.",
             param="stream",
         )
-    response_id = exchange.response_id = request.match_info["id"]
+    response_id = _named(exchange, request)
     run = gateway.runs.get(caller.project, response_id)
     if run is not None:
         return _json(gateway, run.response, include)
@@ -116,7 +139,7 @@ async def retrieve(request: web.Request) -> web.Response:
 async def delete(request: web.Request) -> web.Response:
     """DELETE /v1/responses/{id}: the response is gone for good; chains through it are broken."""
     gateway, exchange, caller = _context(request)
-    response_id = exchange.response_id = request.match_info["id"]
+    response_id = _named(exchange, request)
     if gateway.runs.get(caller.project, response_id) is not None:
         raise InvalidRequest(
             "Cannot delete an in-flight response; cancel it first.", param="response_id"
@@ -138,7 +161,7 @@ async def input_items(request: web.Request) -> web.Response:
     gateway, exchange, caller = _context(request)
     page = read_page(request.query)
     include = read_include(request.query)
-    response_id = exchange.response_id = request.match_info["id"]
+    response_id = _named(exchange, request)
     run = gateway.runs.get(caller.project, response_id)
     try:
         if run is not None:
@@ -172,7 +195,7 @@ async def input_items(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     """POST /v1/responses/{id}/cancel: stop a response that runs; twice is fine."""
     gateway, exchange, caller = _context(request)
-    response_id = exchange.response_id = request.match_info["id"]
+    response_id = _named(exchange, request)
     run = gateway.runs.get(caller.project, response_id)
     response: dict[str, Any] | None = None
     if run is not None:
@@ -184,7 +207,9 @@ async def cancel(request: web.Request) -> web.Response:
             raise _unknown(response_id)
         response = response_of(stored)
     if response["status"] != "cancelled":
-        raise InvalidRequest(f"Cannot cancel a {response['status']} response.", param="response_id")
+        status = response["status"]
+        article = "an" if status == "incomplete" else "a"
+        raise InvalidRequest(f"Cannot cancel {article} {status} response.", param="response_id")
     return _json(gateway, response, frozenset())
 
 
@@ -218,7 +243,7 @@ async def _queued(work: pipeline.Work) -> web.Response:
     return _json(gateway, queued, frozenset())
 
 
-async def _history(gateway: Gateway, caller: Caller, parent_id: str) -> list[dict[str, Any]]:
+async def _inherited(gateway: Gateway, caller: Caller, parent_id: str) -> _Inherited:
     if gateway.runs.get(caller.project, parent_id) is not None:
         raise _no_parent(f"Previous response with id '{parent_id}' is still in progress.")
     try:
@@ -230,7 +255,32 @@ async def _history(gateway: Gateway, caller: Caller, parent_id: str) -> list[dic
             f"Previous response with id '{parent_id}' cannot be continued: "
             "an earlier response was deleted."
         ) from None
-    return [orjson.loads(body) for body in history.items]
+    before = len(history.items) - history.said
+    return _Inherited(
+        [orjson.loads(body) for body in history.items],
+        before,
+        sum(map(len, history.items[:before])),
+        history.cleared,
+    )
+
+
+async def _screen(
+    profile: screening.Profile,
+    exchange: Exchange,
+    call: ResponsesCall,
+    inherited: _Inherited,
+    own: tuple[list[Item], set[int]],
+) -> str | None:
+    """Have the guards look; the version of those that cleared all that a child will inherit.
+
+    What these very guards cleared with an earlier turn is trusted, unless the turn was left some.
+    """
+    version, turn, trusted_bytes = profile.version, call.turn, 0
+    is_whole = len(turn.history) == len(inherited.items)
+    if version is not None and version == inherited.cleared and is_whole:
+        turn.cleared, trusted_bytes = inherited.before, inherited.before_bytes
+    is_clear = await screening.screen_request(profile, exchange, call, *own, trusted_bytes)
+    return version if is_clear and is_whole else None
 
 
 def _is_known_here(item: dict[str, Any]) -> bool:
@@ -275,6 +325,13 @@ def _context(request: web.Request) -> tuple[Gateway, Exchange, Caller]:
     exchange = request[EXCHANGE]
     assert exchange.caller is not None  # the route is not public
     return request[SERVING], exchange, exchange.caller
+
+
+def _named(exchange: Exchange, request: web.Request) -> str:
+    """The id in the path; the ledger keeps what can be one, of ours or of an upstream."""
+    name = request.match_info["id"]
+    exchange.response_id = name if _ID.fullmatch(name) else None
+    return name
 
 
 def _json(gateway: Gateway, response: dict[str, Any], include: frozenset[str]) -> web.Response:

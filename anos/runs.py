@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from anos.ledger import Exchange
+from anos.exchange import Exchange
 
 
 class Run(Struct, eq=False):
@@ -21,6 +21,7 @@ class Run(Struct, eq=False):
     background: bool
     stream: bool
     exchange: Exchange
+    cleared: str | None = None  # see ResponseRecord
     task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
     is_cancelled: bool = False  # somebody asked for the end
     reason: str = ""  # what the caller of a run that was ended by the gateway itself is told

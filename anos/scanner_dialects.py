@@ -8,10 +8,10 @@ from anos import chat_answers, sse
 from anos.chat_passthrough import chat_end, text_bytes
 from anos.events import EventWriter
 from anos.extract import Found, output_texts
-from anos.extract_readers import ITEM
+from anos.extract_readers import ITEM, SETTING, is_name
 from anos.extract_walk import walk
 from anos.items import OURS, Answer
-from anos.scanner import Event, Part, Piece, Reading
+from anos.scanner_parts import Event, Part, Piece, Reading
 
 # What was sent is kept to write closing events from; of more than so many the state is made.
 _KEPT_EVENTS = 256
@@ -104,6 +104,7 @@ class ChatChunks:
     def __init__(self, *, wants_usage: bool) -> None:
         self._wants_usage = wants_usage
         self._whole: dict[str, Any] = {}
+        self._named: tuple[Any, Any] = None, None  # what a chunk had last for _NAMED
         self._open: set[int] = set()  # choices that were begun and have not finished
         self._begun = False
         self._sent: list[Event] = []
@@ -114,6 +115,11 @@ class ChatChunks:
         choices = event["choices"]
         if len(choices) != 1 or not _CHUNK.issuperset(event):
             return None
+        named = event.get("service_tier"), event.get("system_fingerprint")
+        if named != self._named:  # hardly ever: they are those of the chunk before
+            if not all(value is None or _is_named(value) for value in named):
+                return None
+            self._named = named
         choice = choices[0]
         delta = choice["delta"]
         if choice.get("logprobs") or choice.get("finish_reason") or len(delta) != 1:
@@ -126,11 +132,10 @@ class ChatChunks:
     def read(self, event: Event) -> Reading:
         """See Dialect."""
         reading = Reading()
-        self._whole = self._whole or {
-            name: event.get(name) for name in ("id", "object", "created", "model")
-        }
         for name in event.keys() - _CHUNK:
             walk(reading.texts, event, name, "assistant", ITEM)
+        for name in event.keys() & _NAMED:
+            walk(reading.texts, event, name, "assistant", SETTING)
         for choice in event["choices"]:
             index = choice.get("index") or 0
             for name in choice.keys() - _CHOICE:
@@ -181,6 +186,9 @@ class ChatChunks:
 
     def _fold(self) -> None:
         for chunk in self._sent:
+            self._whole = self._whole or {
+                name: chunk.get(name) for name in ("id", "object", "created", "model")
+            }
             for choice in chunk["choices"]:
                 index = choice.get("index") or 0
                 self._begun = True
@@ -191,13 +199,16 @@ class ChatChunks:
         self._sent = []
 
 
-_CHUNK = frozenset({
-    *("id", "object", "created", "model", "choices", "usage", "service_tier"),
-    *("system_fingerprint", "obfuscation"),
-})  # fmt: skip
+# Fields of a chunk that are no text as long as they are plain names.
+_NAMED = frozenset({"service_tier", "system_fingerprint"})
+_CHUNK = _NAMED | {"id", "object", "created", "model", "choices", "usage", "obfuscation"}
 _CHOICE = frozenset({"index", "delta", "logprobs", "finish_reason"})
 # Names in a delta under which nothing is said.
 _NAMES = {"role", "type", "id", "index"}
+
+
+def _is_named(value: Any) -> bool:
+    return type(value) is str and is_name(value)
 
 
 def answer_texts(answer: Answer) -> list[Found]:

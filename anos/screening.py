@@ -3,24 +3,29 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from itertools import chain
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import Struct
 
+from anos import __version__
 from anos.calls import Call
-from anos.config_sections import Config, GuardProfile, Keywords, Words, words_of
-from anos.errors import GuardBlocked
+from anos.config_sections import SOURCES, Config, GuardProfile, Keywords, Words, words_of
+from anos.errors import GuardBlocked, UpstreamError
+from anos.exchange import Exchange, Receipt
 from anos.extract import Found
-from anos.items import Item
-from anos.ledger import Exchange, Receipt
-from anos.scanner import Scanned, masked
+from anos.items import Answer, Item
+from anos.screened import Screened
 from anos.stream import Stream
 from anos.upstream import MODERATIONS, Upstream
-from guards.keywords import Pattern, Phrase, Rules
 
+# What looks and judges is loaded where somebody asks for it, and not before.
 if TYPE_CHECKING:
     from anos.moderation import Moderator
+    from guards.keywords import Rules
 
 logger = logging.getLogger("anos")
 
@@ -29,13 +34,20 @@ class Profile(Struct, frozen=True, eq=False):
     """The guards of the keys that name it; None where there is nothing to look for."""
 
     settings: GuardProfile
-    rules: Rules | None
+    rules: "Rules | None"
     moderator: "Moderator | None"
+    # Tells the guards of input from others; None: what they cleared cannot be trusted.
+    version: str | None
 
     @property
     def scans_words(self) -> bool:
         """Whether what a model answers is looked at for words."""
         return self.rules is not None and self.settings.keywords.output != "off"
+
+    @property
+    def judges_answers(self) -> bool:
+        """Whether what a model answers is moderated."""
+        return self.moderator is not None and self.settings.moderation.output != "off"
 
 
 def profiles_of(config: Config, upstreams: Mapping[str, Upstream]) -> dict[str, Profile]:
@@ -50,78 +62,118 @@ async def screen_request(
     call: Call,
     resolved: Sequence[Item] = (),
     recalled: Collection[int] = (),
-) -> None:
+    trusted_bytes: int = 0,
+) -> bool:
     """Look at all that the model would see, and at what was left out of it: see `Call.found`.
 
-    What is to be masked is masked in the call. Raises GuardBlocked.
+    What is to be masked is masked in the call. `trusted_bytes` are those of what was cleared
+    before. Returns whether nothing was found, and no guard failed. Raises GuardBlocked.
     """
     keywords, moderation = profile.settings.keywords, profile.settings.moderation
     has_words = profile.rules is not None and keywords.input != "off"
-    if not has_words and profile.moderator is None:
-        return
+    moderator = profile.moderator if moderation.input != "off" else None
+    if not has_words and moderator is None:
+        return False
     found = call.found(resolved, recalled)
     blocked = False
     if has_words:
-        wanted = [each for each in found if each.source in keywords.sources]
+        # What is joined is joined as it was masked, so it comes last.
+        wanted = (x for x in chain(found, call.joined()) if x.source in keywords.sources)
         receipt = _look(profile, "input", keywords.input, wanted)
         exchange.receipts.append(receipt)
         blocked = receipt.action == "block"
         if receipt.action == "mask":
             call.masked()
-    if profile.moderator is not None:
+    if moderator is not None:
         receipt = Receipt("moderation", "input", "skipped")
         if not blocked:
             # Names of fields are no speech.
             said = [each for each in found if each.writable or each.source == "files"]
             texts = [each.text for each in said if each.source != "tools"]
-            receipt = await _judge(profile.moderator, "input", moderation.input, texts)
+            receipt = await _judge(moderator, "input", moderation.input, texts)
         exchange.receipts.append(receipt)
         blocked = blocked or receipt.action == "block"
-    exchange.headers["anos-guards"] = ", ".join(
-        f"{each.guard}={each.action}" for each in exchange.receipts
-    )
+    for receipt in exchange.receipts:
+        receipt.trusted = trusted_bytes
+    exchange.headers["anos-guards"] = _told(exchange.receipts)
     if blocked:
         raise GuardBlocked
+    return all(each.action == "pass" for each in exchange.receipts)
 
 
-def screen_answer(profile: Profile, exchange: Exchange, found: list[Found]) -> bool:
+async def screen_answer(profile: Profile, exchange: Exchange, call: Call, answer: Answer) -> bool:
     """Look at a whole answer; whether something in it was masked. Raises GuardBlocked."""
-    receipt = _look(profile, "output", profile.settings.keywords.output, found)
-    exchange.receipts.append(receipt)
-    if receipt.action == "block":
+    action, found = "pass", call.answered(answer)
+    if profile.scans_words:
+        words = chain(found, call.together(answer))
+        receipt = _look(profile, "output", profile.settings.keywords.output, words)
+        exchange.receipts.append(receipt)
+        action = receipt.action
+    is_blocked = action == "block"
+    if profile.judges_answers and profile.moderator is not None:
+        from anos.extract_readers import is_name
+        from anos.windows import is_speech
+
+        receipt = Receipt("moderation", "output", "skipped")
+        if not is_blocked:
+            mode = profile.settings.moderation.output
+            # A word in a field beside the items is a setting that the upstream repeats.
+            said = [x for x in found if x.source != "other" or not is_name(x.text)]
+            # As it was masked: that is what the client would get.
+            texts = [x.container[x.key] if x.writable else x.text for x in said if is_speech(x)]
+            receipt = await _judge(profile.moderator, "output", mode, texts)
+        exchange.receipts.append(receipt)
+        is_blocked = is_blocked or receipt.action == "block"
+    receipts = [each for each in exchange.receipts if each.direction == "output"]
+    exchange.headers["anos-guards-output"] = _told(receipts)
+    if is_blocked:
         raise GuardBlocked
-    return receipt.action == "mask"
+    return action == "mask"
 
 
-def screened(profile: Profile, call: Call, stream: Stream, now_ms: int) -> Stream:
-    """The stream, screened if the profile asks for it."""
-    if not profile.scans_words or profile.rules is None:
-        return stream
-    return Scanned(stream, call.events(now_ms), profile.rules, profile.settings.keywords.output)
+def screen_message(profile: Profile, exchange: Exchange, message: str) -> str:
+    """What a client may read of an upstream's words about an error: every match is covered."""
+    if not profile.scans_words:
+        return message
+    shown = {"message": message}
+    mode = "monitor" if profile.settings.keywords.output == "monitor" else "mask"
+    found = Found("other", message, shown, "message", False, True)
+    receipt = _look(profile, "output", mode, [found])
+    exchange.receipts.append(receipt)
+    return shown["message"] if receipt.action != "block" else UpstreamError.message
 
 
-def receipt_of(scanned: Scanned) -> Receipt:
-    """What the scanner of a stream has seen and done."""
-    matched = bool(scanned.found)
-    return Receipt(
-        "keywords",
-        "output",
-        scanned.mode if matched else "pass",
-        texts=scanned.texts,
-        bytes=scanned.bytes,
-        us=scanned.ns // 1000,
-        rules=dict(scanned.found),
-    )
+def screened(profile: Profile, call: Call, stream: Stream, now_ms: int, hold_s: float) -> Screened:
+    """The stream behind the guards that the profile asks for.
+
+    What waits to be judged waits `hold_s`.
+    """
+    scanned = judged = None
+    if profile.scans_words and profile.rules is not None:
+        from anos.scanner import Scanned
+
+        mode = profile.settings.keywords.output
+        stream = scanned = Scanned(stream, call.events(now_ms), profile.rules, mode)
+    if profile.judges_answers and profile.moderator is not None:
+        from anos.judging import Judged
+        from anos.windows import Windows
+
+        mode = profile.settings.moderation.output
+        stream = windows = Windows(stream, call.events(now_ms), holds=mode == "block")
+        judged = Judged(windows, profile.moderator, mode, hold_s=hold_s)
+    return Screened(stream, scanned, judged)
 
 
-def _look(profile: Profile, direction: str, mode: str, found: list[Found]) -> Receipt:
+def _look(profile: Profile, direction: str, mode: str, found: Iterable[Found]) -> Receipt:
     """Look for words in texts, and mask them if that is the mode."""
     assert profile.rules is not None
     receipt = Receipt("keywords", direction, "pass")
     started_ns = time.perf_counter_ns()
     counts: Counter[str] = Counter()
+    seen: list[Found] = []
     try:
         for each in found:
+            seen.append(each)
             matches = _matches(profile.rules, mode, each)
             counts.update(matches)
             if matches and mode == "mask" and not each.writable:
@@ -130,8 +182,8 @@ def _look(profile: Profile, direction: str, mode: str, found: list[Found]) -> Re
         logger.error("a guard failed: %s", type(exc).__name__)
         receipt.error = "failed"
     receipt.us = (time.perf_counter_ns() - started_ns) // 1000
-    receipt.texts, receipt.bytes = len(found), sum(map(_bytes, found))
-    receipt.sources = dict(Counter(each.source for each in found))
+    receipt.texts, receipt.bytes = len(seen), sum(map(_bytes, seen))
+    receipt.sources = dict(Counter(each.source for each in seen))
     receipt.rules = dict(counts)
     if receipt.error and profile.settings.keywords.on_error == "block":
         receipt.action = "block"
@@ -142,12 +194,14 @@ def _look(profile: Profile, direction: str, mode: str, found: list[Found]) -> Re
     return receipt
 
 
-def _matches(rules: Rules, mode: str, found: Found) -> list[str]:
+def _matches(rules: "Rules", mode: str, found: Found) -> list[str]:
     if mode == "block" and not found.is_json:
         match = rules.first(found.text)
         return [] if match is None else [match.rule]
     matches = rules.scan_json(found.text) if found.is_json else rules.scan(found.text)
     if matches and mode == "mask" and found.writable:
+        from anos.scanner_parts import masked
+
         covered, matches = masked(rules, found.text, is_json=found.is_json)
         found.container[found.key] = covered
     return [match.rule for match in matches]
@@ -168,14 +222,18 @@ async def _judge(moderator: "Moderator", direction: str, mode: str, texts: list[
     return receipt
 
 
+def _told(receipts: list[Receipt]) -> str:
+    return ", ".join([f"{each.guard}={each.action}" for each in receipts])
+
+
 def _bytes(found: Found) -> int:
     return len(found.text) if found.text.isascii() else len(found.text.encode())
 
 
 def _profile(settings: GuardProfile, upstreams: Mapping[str, Upstream]) -> Profile:
     moderation, moderator = settings.moderation, None
-    if moderation.input != "off":
-        from anos.moderation import Moderator  # not loaded where nothing asks for it
+    if moderation.input != "off" or moderation.output != "off":
+        from anos.moderation import Moderator
 
         path = MODERATIONS if moderation.backend == "endpoint" else ""
         upstream = upstreams[moderation.provider + path] if moderation.provider else None
@@ -187,26 +245,58 @@ def _profile(settings: GuardProfile, upstreams: Mapping[str, Upstream]) -> Profi
             upstream=upstream,
             model=moderation.model,
         )
-    return Profile(settings, _rules(settings.keywords), moderator)
+    words = _words(settings.keywords)
+    return Profile(settings, _rules(settings.keywords, words), moderator, _version(settings, words))
 
 
-def _rules(keywords: Keywords) -> Rules | None:
-    if keywords.input == "off" and keywords.output == "off":
+# The phrases and patterns of each group, "" among them.
+_Words = dict[str, tuple[list[str], list[str]]]
+
+
+def _words(keywords: Keywords) -> _Words:
+    groups: dict[str, Keywords | Words] = {"": keywords, **keywords.groups}
+    return {
+        name: (
+            [*map(str, words.phrases), *(word for file in words.files for word in words_of(file))],
+            [*map(str, words.patterns)],
+        )
+        for name, words in groups.items()
+    }
+
+
+def _rules(keywords: Keywords, groups: _Words) -> "Rules | None":
+    if (keywords.input == "off" and keywords.output == "off") or not any(
+        phrases or patterns for phrases, patterns in groups.values()
+    ):
         return None
+    from guards.keywords import Pattern, Phrase, Rules
+
     phrases: list[Phrase] = []
     patterns: list[Pattern] = []
     input_only = keywords.output == "off"
-    groups: dict[str, Keywords | Words] = {"": keywords, **keywords.groups}
-    for name, words in groups.items():
-        texts = [*words.phrases, *(word for file in words.files for word in words_of(file))]
+    for name, (texts, expressions) in groups.items():
         stem = f"{name}." if name else ""
         phrases += [
-            Phrase(str(text), f"{stem}phrases[{number}]", name) for number, text in enumerate(texts)
+            Phrase(text, f"{stem}phrases[{number}]", name) for number, text in enumerate(texts)
         ]
         patterns += [
-            Pattern(str(text), f"{stem}patterns[{number}]", name, input_only)
-            for number, text in enumerate(words.patterns)
+            Pattern(text, f"{stem}patterns[{number}]", name, input_only)
+            for number, text in enumerate(expressions)
         ]
-    if not phrases and not patterns:
-        return None
     return Rules(phrases, patterns, [str(text) for text in keywords.allow])
+
+
+def _version(settings: GuardProfile, words: _Words) -> str | None:
+    keywords, moderation = settings.keywords, settings.moderation
+    if not set(SOURCES).issubset(keywords.sources):  # its turn was over, and it was not looked at
+        return None
+    judging = moderation if moderation.input != "off" else None
+    looked = (
+        __version__,
+        keywords.input,
+        keywords.sources,
+        [*map(str, keywords.allow)],
+        words,
+        judging,
+    )
+    return blake2b(msgspec.json.encode(looked), digest_size=8).hexdigest()

@@ -174,12 +174,24 @@ def direct(app: web.Application, routed: Any) -> Any:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         answer = hot.get(request.raw_path)
-        if answer is None or request.method != "POST" or "Expect" in request.headers:
+        if answer is not None and request.method == "POST" and "Expect" not in request.headers:
+            return await answer(request)
+        try:
             response: web.StreamResponse = await routed(request)
-            return response
-        return await answer(request)
+        except web.HTTPExpectationFailed as exc:
+            # The router refuses it before the middleware, which has to know of every request.
+            (entry,) = app.middlewares
+            response = await entry(request, _raising(exc))
+        return response
 
     return handle
+
+
+def _raising(exc: web.HTTPException) -> Answer:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise exc
+
+    return refuse
 
 
 class Runner(web.AppRunner):

@@ -11,8 +11,8 @@ import orjson
 
 from anos.errors import UpstreamError, reported
 
-# JSON's own integers end there, in the clients that read them.
-_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+# No answer has more tokens; what is beyond would leave the 64 bits of a sum before long.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 
 
 class _Typed(msgspec.Struct):
@@ -86,22 +86,26 @@ class _Event(msgspec.Struct):
     response: _Response | None = None
 
 
-class _Inputs(msgspec.Struct):
-    cached_tokens: _Count | None = None
-    cache_write_tokens: _Count | None = None
+class InputDetails(msgspec.Struct):
+    """How much of the input was read from a cache, or written to it."""
+
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
 
 
-class _Outputs(msgspec.Struct):
-    reasoning_tokens: _Count | None = None
+class OutputDetails(msgspec.Struct):
+    """How much of the output was reasoning."""
+
+    reasoning_tokens: Count | None = None
 
 
 class Usage(msgspec.Struct):
     """The token counts of an answer."""
 
-    input_tokens: _Count
-    output_tokens: _Count | None = None
-    input_tokens_details: _Inputs | None = None
-    output_tokens_details: _Outputs | None = None
+    input_tokens: Count
+    output_tokens: Count
+    input_tokens_details: InputDetails | None = None
+    output_tokens_details: OutputDetails | None = None
 
 
 _ITEMS = {

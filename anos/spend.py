@@ -22,6 +22,8 @@ _LONGEST_MS = 64 * _DAY_MS
 # A year of days by key, or two weeks of hours: more would hold up requests while it is written.
 _MOST_ROWS = 10_000
 _MOST_PERIODS = 2_000
+# No JSON of ours has larger integers: an upstream may say anything of its tokens.
+_MOST = 2**63 - 1
 STEPS = ("hour", "day", "month")
 
 
@@ -105,7 +107,7 @@ async def ask(store: Store, question: Question) -> list[Row]:
 
 def total(rows: list[Row]) -> list[int]:
     """The sums of all rows together."""
-    return [sum(row.values[place] for row in rows) for place in range(len(SUMS))]
+    return [min(sum(row.values[place] for row in rows), _MOST) for place in range(len(SUMS))]
 
 
 def _add(
@@ -118,7 +120,7 @@ def _add(
         found[group] = list(values)
     else:
         for place, value in enumerate(values):
-            known[place] += value
+            known[place] = min(known[place] + value, _MOST)
 
 
 def _periods(question: Question, first_ms: int, last_ms: int) -> Iterator[tuple[int, int]]:

@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from msgspec import Struct, field
 
 from anos.budgets import Budgets
 from anos.config_sections import Config
-from anos.feed import Subscription
+from anos.exchange import Exchange
 from anos.keys import Keyring
-from anos.ledger import Exchange, Ledger
+from anos.ledger import Ledger
 from anos.limits import Limits
 from anos.metrics import Metrics
 from anos.routing import Router
@@ -20,6 +20,9 @@ from anos.schema import ChangeRecord
 from anos.screening import Profile
 from anos.store import Store
 from anos.upstream import Upstream
+
+if TYPE_CHECKING:
+    from anos.feed import Subscription
 
 
 class Bounds(Struct, frozen=True):
@@ -36,6 +39,8 @@ class Bounds(Struct, frozen=True):
     stalled_s: float = 60.0
     # A proxy in between gives a silent stream up after 60 s or less.
     silence_s: float = 15.0
+    # What waits in a stream to be judged with what follows it waits this long.
+    hold_s: float = 1.0
     connections: int = 10_000
     body_bytes: int = 100 * 1024 * 1024
     all_body_bytes: int = 512 * 1024 * 1024
@@ -71,7 +76,7 @@ class Gateway(Struct, eq=False):
     bounds: Bounds
     load: Callable[[], Config] | None = None  # reads the configuration again for a reload
     is_draining: bool = False
-    subscribers: set[Subscription] = field(default_factory=set)  # who watches what happens
+    subscribers: set["Subscription"] = field(default_factory=set)  # who watches what happens
     is_recomputing: bool = False  # spend is being corrected
     tending: set[str] = field(default_factory=set)  # backup, verify, integrity: one of each at once
     body_bytes: int = 0  # of the large bodies of all requests in progress

@@ -7,6 +7,7 @@ nothing is copied from turn to turn, and no place is used twice.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
 import sqlite3
@@ -41,16 +42,15 @@ from anos.schema import (
     ResponseRecord,
     Retire,
     Save,
-    Schema,
-    Statements,
+    Spent,
     Stored,
     StoreError,
     StoreFailed,
     StoreFault,
     StoreUnavailable,
     UnknownItem,
-    parse_schema,
 )
+from anos.statements import Schema, Statements, parse_schema
 from anos.store_writes import checkpoint_passive, commit, prepare, probe, restart_log
 
 __all__ = [
@@ -136,11 +136,28 @@ def _read_schema(path: Path, sql: Path) -> Schema:
     return parse_schema(sql.read_text(encoding="utf-8"))
 
 
+def _claim(path: Path) -> int:
+    """A descriptor that keeps other gateways from the file; SQLite's own locks are of another kind.
+
+    To close it while the file is open in SQLite would end SQLite's locks.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise StoreFault("another gateway uses it") from None
+    return descriptor
+
+
 class Store:
     """Responses, their items and exchanges in one SQLite file; made by `open`, ended by `close`."""
 
-    def __init__(self, path: Path, sql: Statements, connections: list[_Connection]) -> None:
+    def __init__(
+        self, path: Path, sql: Statements, connections: list[_Connection], claim: int
+    ) -> None:
         self.healthy = True
+        self._claim: int | None = claim
         self._sql = sql
         self._wal = path.with_name(path.name + "-wal")
         self._writer, self._checkpointer, *self._readers = connections
@@ -164,11 +181,13 @@ class Store:
 
         `secret` (32 bytes) keys the digests of the logs. `synchronous` is "normal" or "full".
         Raises StoreFault with a sentence if the file cannot be used: not writable, not SQLite's,
-        another program's, or written by a newer program.
+        another program's, written by a newer program, or in use by another gateway.
         """
         connections: list[_Connection] = []
+        claim: int | None = None
         try:
             schema = _read_schema(path, sql)
+            claim = _claim(path)
             connections.append(await _connect(path))
             await connections[0].run(partial(prepare, schema, synchronous))
             connections.append(await _connect(path))
@@ -178,10 +197,12 @@ class Store:
         except BaseException as exc:  # the threads of open connections would outlive the process
             for connection in connections:
                 await connection.close()
+            if claim is not None:
+                os.close(claim)
             if isinstance(exc, OSError | sqlite3.Error | StoreFault):
                 raise StoreFault(f"{path} cannot be used as the database: {exc}") from exc
             raise
-        return cls(path, Statements(schema, secret), connections)
+        return cls(path, Statements(schema, secret), connections, claim)
 
     async def close(self) -> None:
         """Commit what is queued, then let go of the file."""
@@ -193,6 +214,9 @@ class Store:
         # The writer last: the last connection to go empties the log and removes it.
         for connection in (*self._readers, self._checkpointer, self._writer):
             await connection.close()
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     @property
     def accepting(self) -> bool:
@@ -233,6 +257,11 @@ class Store:
         The kind is "key", "project" (the name is an owner's) or "all".
         """
         return await self._read(partial(store_reads.spent, self._sql, scopes))
+
+    async def spent_before(self, scopes: list[tuple[str, str, int]]) -> list[int]:
+        """The same of every job that was submitted before this call, and of none after it."""
+        sums: list[int] = await self.submit(Spent(scopes))
+        return sums
 
     async def recent(self, since_ms: int) -> list[Recent]:
         """The exchanges that ended at or after `since_ms`, newest first."""

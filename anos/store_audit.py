@@ -5,14 +5,27 @@
 
 import sqlite3
 from collections.abc import Callable
+from hashlib import sha256
 from itertools import takewhile
 from typing import Any
 
 import msgspec
 
-from anos import audit_export
-from anos.audit import LOGS, START, Broken, Head, Log, Signed, Verifier, fingerprint, sign
-from anos.schema import ChangeRecord, Checkpoint, Prune, PruneBodies, Statements, Step
+from anos.audit import (
+    BODY_DIGESTS,
+    LOGS,
+    START,
+    Bodies,
+    Broken,
+    Head,
+    Log,
+    Signed,
+    Verifier,
+    fingerprint,
+    sign,
+)
+from anos.schema import ChangeRecord, Checkpoint, Prune, PruneBodies, Step
+from anos.statements import Statements
 from anos.store_reads import transaction
 
 DAY_MS = 86_400_000
@@ -24,6 +37,10 @@ PRUNE_BODY_BYTES = 4 * 1024 * 1024
 FREE_PAGES = 4096
 FREE_SHARE = 0.2
 SHRINK_PAGES = 256
+
+# Bodies are compared up to this in a step, and the last of it whole: 10 ms.
+VERIFY_BODY_BYTES = 4 * 1024 * 1024
+_PART_BYTES = 256 * 1024
 
 _FIRST = {"exchanges": "first_exchange", "changes": "first_change"}
 _LAST = {"exchanges": "last_exchange", "changes": "last_change"}
@@ -37,13 +54,24 @@ def walk(log: Log, noted: Head | None, sql: Statements, conn: sqlite3.Connection
 
 
 def verify_page(verifier: Verifier, limit: int, sql: Statements, conn: sqlite3.Connection) -> bool:
-    """Feed the next `limit` rows of its log to a verifier; False at the end or at a fault."""
+    """Feed the next rows of its log to a verifier; False at the end or at a fault.
+
+    At most `limit`, and fewer where large bodies are kept with them.
+    """
     with transaction(conn, "DEFERRED"):
-        rows = _rows_after(verifier.log, verifier.seq, limit, sql, conn)
+        page = conn.execute(
+            sql.text[f"{verifier.log}_after"], {"seq": verifier.seq, "limit": limit}
+        )
+        if verifier.log == "exchanges":
+            rows, bodies = _with_bodies(page, conn)
+        else:
+            rows, bodies = page.fetchall(), {}
+        is_at_end = page.fetchone() is None and len(rows) < limit
+        page.close()  # what is left of it would keep the log from starting over
         first = conn.execute(sql.text[_FIRST[verifier.log]]).fetchone()[0]
         signed = checkpoints(verifier.log, sql, conn)
-    verifier.feed(first, rows, signed)
-    return len(rows) == limit and verifier.broken is None
+    verifier.feed(first, rows, signed, bodies)
+    return not is_at_end and verifier.broken is None
 
 
 def checkpoints(log: Log, sql: Statements, conn: sqlite3.Connection) -> list[Signed]:
@@ -76,6 +104,8 @@ def export_page(cursor: Cursor, limit: int, sql: Statements, conn: sqlite3.Conne
     if rows:
         cursor.values |= {"seq": rows[-1][0], "at_ms": rows[-1][_TIME[cursor.log]]}
     cursor.at_end = len(rows) < limit
+    from anos import audit_export  # not loaded where nothing is exported
+
     return audit_export.encode(cursor.form, names, rows, heading=heading)
 
 
@@ -189,6 +219,42 @@ def _rows_after(
     log: Log, seq: int, limit: int, sql: Statements, conn: sqlite3.Connection
 ) -> list[tuple[Any, ...]]:
     return conn.execute(sql.text[f"{log}_after"], {"seq": seq, "limit": limit}).fetchall()
+
+
+def _with_bodies(
+    page: sqlite3.Cursor, conn: sqlite3.Connection
+) -> tuple[list[tuple[Any, ...]], dict[int, Bodies]]:
+    """The first exchanges of a page and what is kept with them, as far as one step goes."""
+    rows: list[tuple[Any, ...]] = []
+    bodies: dict[int, Bodies] = {}
+    room = VERIFY_BODY_BYTES
+    for row in page:
+        rows.append(row)
+        request, response = row[BODY_DIGESTS]
+        if request is None and response is None:
+            continue
+        sent, sent_bytes = (None, 0) if request is None else _body("request", row[0], conn)
+        said, said_bytes = (None, 0) if response is None else _body("response", row[0], conn)
+        bodies[row[0]] = sent, said
+        room -= sent_bytes + said_bytes
+        if room <= 0:
+            break
+    return rows, bodies
+
+
+def _body(column: str, seq: int, conn: sqlite3.Connection) -> tuple[str | None, int]:
+    """SHA-256 and size of a body, read in parts; None if it is not there."""
+    try:
+        blob = conn.blobopen("bodies", column, seq, readonly=True)
+    except sqlite3.OperationalError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # that says: no such row, or NULL
+            raise
+        return None, 0
+    digest = sha256()
+    with blob:
+        while part := blob.read(_PART_BYTES):
+            digest.update(part)
+        return digest.hexdigest(), len(blob)
 
 
 def _put(log: Log, unsigned: Signed, sql: Statements, conn: sqlite3.Connection) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from anos.schema import Statements, StoreFailed, StoreFault, parse_schema
+from anos.schema import StoreFailed, StoreFault
+from anos.statements import Statements, parse_schema
 from anos.store_reads import transaction
 
 # 1 MB: how much is copied between two looks at whether to stop.

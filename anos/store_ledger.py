@@ -7,15 +7,8 @@ from typing import Any
 import msgspec
 
 from anos.audit import START, link
-from anos.schema import (
-    ChangeRecord,
-    ExchangeRecord,
-    Insert,
-    KeyRecord,
-    Lost,
-    ReservationRecord,
-    Statements,
-)
+from anos.schema import ChangeRecord, ExchangeRecord, KeyRecord, Lost, ReservationRecord
+from anos.statements import Insert, Statements
 
 QUARTER_MS = 900_000
 PAGE_BYTES = 4096  # SQLite's default
@@ -42,6 +35,7 @@ class LedgerRows:
         self.end = sql.ends.exchange
         self._exchanges: list[ExchangeRecord] = []
         self._reservations: dict[int, ReservationRecord] = {}
+        self._ended: list[int] = []  # reservations of earlier groups
 
     def add(self, exchange: ExchangeRecord) -> int:
         """Insert this exchange with the group; its reservation ends. About how many pages."""
@@ -51,19 +45,28 @@ class LedgerRows:
 
     def reserve(self, reservation: ReservationRecord) -> None:
         """Insert this reservation with the group, unless its exchange is in it."""
+        if reservation.replaces:
+            self._end(reservation.replaces)
         self._reservations[reservation.id] = reservation
 
     def insert(self) -> None:
         """Write what was gathered."""
         exchanges, self._exchanges = self._exchanges, []
-        reservations, self._reservations = self._reservations, {}
+        for exchange in exchanges:
+            if exchange.reservation:
+                self._end(exchange.reservation)
+        if self._ended:
+            # One statement for all: each gives the interpreter lock away.
+            ids = msgspec.json.encode(self._ended).decode()
+            self._conn.execute(self._sql.text["drop_reservations"], {"ids": ids})
+            self._ended.clear()
         if exchanges:
-            self._end_reservations(exchanges, reservations)
             self._insert_exchanges(exchanges)
             self._add_spend(exchanges)
-        if reservations:
-            rows = [*map(msgspec.structs.astuple, reservations.values())]
+        if self._reservations:
+            rows = [msgspec.structs.astuple(each)[:-1] for each in self._reservations.values()]
             insert_rows(self._conn, self._sql.reservations, rows)
+            self._reservations.clear()
 
     def log(self, change: ChangeRecord) -> None:
         """Append to the log of changes."""
@@ -102,19 +105,9 @@ class LedgerRows:
         self.insert()
         return len(rows)
 
-    def _end_reservations(
-        self, exchanges: list[ExchangeRecord], reservations: dict[int, ReservationRecord]
-    ) -> None:
-        ended = [
-            exchange.reservation
-            for exchange in exchanges
-            if exchange.reservation and reservations.pop(exchange.reservation, None) is None
-        ]
-        if ended:
-            # One statement for all: each gives the interpreter lock away.
-            self._conn.execute(
-                self._sql.text["drop_reservations"], {"ids": msgspec.json.encode(ended).decode()}
-            )
+    def _end(self, reservation: int) -> None:
+        if self._reservations.pop(reservation, None) is None:
+            self._ended.append(reservation)
 
     def _insert_exchanges(self, exchanges: list[ExchangeRecord]) -> None:
         if self.end is None:

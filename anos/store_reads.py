@@ -12,10 +12,10 @@ from anos.schema import (
     Page,
     ParentBroken,
     Recent,
-    Statements,
     Stored,
     UnknownItem,
 )
+from anos.statements import Statements
 
 
 @contextmanager
@@ -44,6 +44,7 @@ class _Row(NamedTuple):
     created_ms: int
     completed_ms: int | None
     body: bytes
+    cleared: str | None
 
 
 def find(conn: sqlite3.Connection, sql: Statements, project: str, response_id: str) -> _Row:
@@ -85,7 +86,8 @@ def history(sql: Statements, project: str, response_id: str, conn: sqlite3.Conne
         items: list[bytes] = []
         for low, high, _ in reversed(ranges):
             items += _bodies(conn, sql, low, high)
-    return History(row.status, bool(row.background), items)
+    said = row.end_place - row.output_place
+    return History(row.status, bool(row.background), items, said, row.cleared)
 
 
 def _bodies(conn: sqlite3.Connection, sql: Statements, low: int, high: int) -> list[bytes]:
@@ -164,18 +166,26 @@ def spent(
     sql: Statements, scopes: list[tuple[str, str, int]], conn: sqlite3.Connection
 ) -> list[int]:
     with transaction(conn, "DEFERRED"):
-        return [
-            conn.execute(
-                sql.text[f"spent_by_{kind}"], {"name": name, "start_ms": start_ms}
-            ).fetchone()[0]
-            for kind, name, start_ms in scopes
+        return sums(sql, scopes, conn)
+
+
+def sums(
+    sql: Statements, scopes: list[tuple[str, str, int]], conn: sqlite3.Connection
+) -> list[int]:
+    """What `spent` returns, within a transaction."""
+    return [
+        conn.execute(sql.text[f"spent_by_{kind}"], {"name": name, "start_ms": start_ms}).fetchone()[
+            0
         ]
+        for kind, name, start_ms in scopes
+    ]
 
 
 def recent(sql: Statements, since_ms: int, conn: sqlite3.Connection) -> list[Recent]:
     found: list[Recent] = []
-    for row in conn.execute(sql.text["recent_exchanges"]):
-        if row[4] < since_ms:
+    for *row, is_lost in conn.execute(sql.text["recent_exchanges"]):
+        if row[4] >= since_ms:
+            found.append(tuple(row))
+        elif not is_lost:  # those have no end, and were all written at the last start
             break
-        found.append(row)
     return found

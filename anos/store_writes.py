@@ -11,7 +11,6 @@ from anos.schema import (
     ChargeLost,
     Checkpoint,
     Delete,
-    Ends,
     FailUnfinished,
     Finish,
     InFlight,
@@ -25,15 +24,16 @@ from anos.schema import (
     ResponseRecord,
     Retire,
     Save,
-    Schema,
     Shrink,
-    Statements,
+    Spent,
+    Step,
     StoreError,
     StoreFailed,
     StoreFault,
 )
+from anos.statements import Ends, Schema, Statements
 from anos.store_ledger import PAGE_BYTES, LedgerRows, insert_rows
-from anos.store_reads import find, transaction
+from anos.store_reads import find, sums, transaction
 
 # 16 million items in a segment; a longer conversation opens another. store.sql has the same 24.
 SEGMENT_BITS = 24
@@ -112,6 +112,8 @@ class _Batch:
                 return self.fail_unfinished(job)
             case ChargeLost():
                 return self.ledger.charge_lost()
+            case Spent(scopes):
+                return sums(self.sql, scopes, self.conn)
             case Retire():
                 return self.retire(job)
             case PutKey(key, change):
@@ -122,14 +124,15 @@ class _Batch:
             case Checkpoint():
                 return store_audit.checkpoint(job, self.sql, self.conn)
             case Prune():
-                self.pages += STEP_PAGES
-                return store_audit.prune(job, self.ledger.log, self.sql, self.conn)
+                return self.counted(store_audit.prune(job, self.ledger.log, self.sql, self.conn))
             case PruneBodies():
-                self.pages += STEP_PAGES
-                return store_audit.prune_bodies(job, self.sql, self.conn)
+                return self.counted(store_audit.prune_bodies(job, self.sql, self.conn))
             case Shrink():
-                self.pages += STEP_PAGES
-                return store_audit.shrink(self.conn)
+                return self.counted(store_audit.shrink(self.conn))
+
+    def counted(self, step: Step) -> Step:
+        self.pages += STEP_PAGES if step.removed else 0
+        return step
 
     def insert(self) -> None:
         """Write what was gathered."""
@@ -163,7 +166,7 @@ class _Batch:
         self.responses.append(
             (seq, record.id, record.project, record.parent_id, root, branch,
              start, output_place, end_place, record.status, record.background, 0,
-             record.model, record.created_ms, record.completed_ms, record.body)
+             record.model, record.created_ms, record.completed_ms, record.body, record.cleared)
         )  # fmt: skip
 
     def parent(self, project: str, parent_id: str) -> tuple[_Parent | None, int]:

@@ -36,6 +36,9 @@ _IN_PROMPT = re.compile(r"\[stub ([^\]]*)\]\s*")
 # A word or a sign with the space before it: what a token is here. Joined again they are the text.
 _TOKEN = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
 
+# A prompt of megabytes that is said again in single words would take seconds of the gateway's time.
+MOST_PIECES = 10_000
+
 REFUSAL = "I'm sorry, but I can't help with that."
 # The first pattern that begins the prompt decides; a prompt without one is repeated.
 ANSWERS = {
@@ -255,10 +258,11 @@ def _tokens(item: Json) -> list[str]:
 def pieces(item: Json, wanted: dict[str, Any]) -> list[str]:
     """An item's text as it is streamed: token by token, or in the number of chunks asked for."""
     tokens = _tokens(item)
-    if "chunks" not in wanted:
+    if "chunks" not in wanted and len(tokens) <= MOST_PIECES:
         return tokens
     # Whole tokens in each chunk where there are enough of them, else characters.
-    units = tokens if len(tokens) >= wanted["chunks"] else list(spoken(item)[1])
-    count = max(1, min(wanted["chunks"], len(units)))
+    chunks = wanted.get("chunks", MOST_PIECES)
+    units = tokens if len(tokens) >= chunks else list(spoken(item)[1])
+    count = max(1, min(chunks, len(units)))
     edges = [len(units) * index // count for index in range(count + 1)]
     return ["".join(units[edges[index] : edges[index + 1]]) for index in range(count)]

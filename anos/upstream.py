@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import msgspec
@@ -73,7 +73,7 @@ class Answering:
         if protocol is None or protocol.transport is None:
             raise aiohttp.ClientConnectionResetError("Connection lost")
         protocol.set_response_params(read_until_eof=True, read_bufsize=_READ_BUFFER_BYTES)
-        protocol.awaits_stream = stream
+        protocol.awaits_stream, protocol.is_silent = stream, True
         protocol.transport.write(request)
         self.is_waiting = True
         while self.status < 200:  # 1xx heads come before the answer's own
@@ -83,6 +83,11 @@ class Answering:
         self.headers = message.headers
         self._content = content
         content.on_eof(self._ended)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any byte of an answer has come."""
+        return self._connection is not None and not cast(Any, self._connection.protocol).is_silent
 
     @property
     def is_json(self) -> bool:
@@ -200,9 +205,11 @@ class Protocol(ResponseHandler):
     """A connection to an upstream."""
 
     awaits_stream = False  # the head of an answer whose body becomes a Body
+    is_silent = True  # nothing of the answer has come
 
     def data_received(self, data: bytes) -> None:
         """Parse; the head of a stream alone, since aiohttp makes the reader of its body."""
+        self.is_silent = False
         if self.awaits_stream and (end := data.find(b"\r\n\r\n") + 4) > 3:
             self.awaits_stream = False
             super().data_received(data[:end])
@@ -277,8 +284,11 @@ class Upstream:
                 answering.allow(timeouts.idle_s)
             return answering
         except _NETWORK as exc:
+            failure = _unreached(exc)
+            if isinstance(failure, Unreachable) and answering.has_begun:
+                failure = _broken(exc)
             answering.close()
-            raise _unreached(exc) from exc
+            raise failure from exc
         except BaseException:
             answering.close()
             raise

@@ -122,7 +122,8 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
     "mode": ("auto", "required"),
     "type": ("text", "json_object", "json_schema"),
 }
-Count = Annotated[int, Meta(ge=1)]
+# A cap is kept with what a call reserves: sums of larger ones would leave 64 bits.
+Count = Annotated[int, Meta(ge=1, le=2**31)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
@@ -194,7 +195,9 @@ class _Create(Struct):
     parallel_tool_calls: bool | None = None
     max_tool_calls: Count | None = None
     max_output_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
     max_tokens: Count | None = None
+    n: Count | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -210,13 +213,19 @@ class _Create(Struct):
     user: str | None = None
 
 
-# A request that chooses the upstream's address can have our key sent to it (CVE-2024-6587).
+# A request that chooses the upstream's address can have our key sent to it (CVE-2024-6587), and one
+# that lists models beside its own gets those that its key may not use, at a price nobody expects.
 _CREDENTIALS = frozenset({
     *("api_base", "base_url", "api_key", "api_type", "api_version", "azure_ad_token"),
     *("headers", "extra_headers", "default_headers", "extra_query", "extra_body"),
     *("organization", "project", "project_id", "custom_llm_provider", "deployment_id"),
     *("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "aws_region_name"),
-    *("vertex_project", "vertex_location", "vertex_credentials", "model_list", "litellm_params"),
+    *("aws_role_name", "aws_bedrock_runtime_endpoint", "aws_sts_endpoint", "azure_endpoint"),
+    *("vertex_project", "vertex_location", "vertex_credentials", "vertex_ai_credentials"),
+    *("openai_api_base", "openai_api_key", "organization_id", "user_config"),
+    *("model_list", "litellm_params"),
+    *("models", "fallbacks", "context_window_fallbacks", "content_policy_fallbacks"),
+    "context_window_fallback_dict",
 })  # fmt: skip
 _LATER = frozenset({"conversation", "prompt", "context_management", "background_options"})
 _REFUSED = _CREDENTIALS | _LATER
@@ -228,8 +237,9 @@ _MODEL = re.compile(MODEL_NAME)
 def validate_create(tree: dict[str, Any]) -> None:
     """Check the body of a create call, and tidy it in place.
 
-    Afterwards no known field is null (null means not sent), and `max_tokens` has become
-    `max_output_tokens`. Unknown fields stay for the upstream. `input` is checked where it is read.
+    Afterwards no known field is null (null means not sent), chat's names for the cap have become
+    `max_output_tokens`, and `n`, which is 1, is gone. Unknown fields stay for the upstream. `input`
+    is checked where it is read.
     """
     if None in tree.values():
         for name in [name for name in tree if tree[name] is None and name in _OPTIONAL]:
@@ -248,12 +258,20 @@ def validate_create(tree: dict[str, Any]) -> None:
         _check_tool_choice(request.tool_choice)
     if request.metadata:
         _check_metadata(request.metadata)
-    if "max_tokens" in tree:
-        tree.setdefault("max_output_tokens", tree.pop("max_tokens"))
+    if request.n or request.max_tokens or request.max_completion_tokens:
+        _tidy(tree)
+
+
+def _tidy(tree: dict[str, Any]) -> None:
+    if tree.pop("n", 1) > 1:
+        raise unsupported("n", "A Response has one choice only; leave 'n' out.")
+    for name in ("max_completion_tokens", "max_tokens"):
+        if name in tree:
+            tree.setdefault("max_output_tokens", tree.pop(name))
 
 
 def refuse_credentials(tree: dict[str, Any]) -> None:
-    """Refuse a field that would choose the upstream's address, key, account or headers."""
+    """Refuse a field that would choose the upstream's address, key, account, headers or models."""
     for name in _CREDENTIALS.intersection(tree):
         raise unsupported(name, f"'{name}' is set by the gateway's operator, not by a request.")
 
@@ -343,7 +361,7 @@ class Page(Struct, frozen=True):
 def read_page(query: Mapping[str, str]) -> Page:
     """`limit` (20), `order` (desc) and `after` of a list's query string."""
     limit = query.get("limit", "20")
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:4]) <= 100):
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= 100):
         raise InvalidRequest(
             "Invalid value for 'limit': expected an integer from 1 to 100.", param="limit"
         )

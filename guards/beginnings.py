@@ -5,14 +5,18 @@ import itertools
 import operator
 from collections.abc import Iterable, Iterator
 
+from guards.normalise import TO_CLASS, without_repeats
+
 # So many letters at the start of a word decide at first whether a phrase may begin there.
 HEAD = 4
+# So many words are remembered, which takes some megabytes, none that is longer than that.
+_MOST_STEPS, LONGEST_STEP = 16_384, 48
 
 
 class Beginnings:
     """The short forms of phrases, to be asked for what they begin with."""
 
-    __slots__ = ("forms", "heads", "longest", "short", "words")
+    __slots__ = ("_letters", "clear", "forms", "heads", "longest", "short", "steps", "words")
 
     def __init__(self, spaced: Iterable[bytes]) -> None:
         """`spaced`: the forms with spaces between their words."""
@@ -32,10 +36,58 @@ class Beginnings:
         self.short = frozenset(itertools.chain.from_iterable(map(_repeated, shorter)))
         # Up to HEAD letters as they stand in a text, where they may be repeated.
         self.heads = frozenset(itertools.chain.from_iterable(map(_repeated, starts)))
+        # What a scanner of streams holds after a word, with the space that ends it or still open,
+        # behind what it held before; and the words after which, and a space, that is nothing.
+        self.steps: dict[str, str] = {"": ""}
+        self.clear: set[str] = set()
+
+        self._letters: dict[str, bytes] = {}
+
+    def remember(self, chunk: str, held: str) -> None:
+        """Keep in `steps` what is held after a text; of very many only the latest."""
+        if len(self.steps) >= _MOST_STEPS:
+            self.steps.clear()
+            self.steps[""] = ""
+        self.steps[chunk] = held
+        if not held and chunk.find(" ") == len(chunk) - 1:
+            self.note_clear(chunk[:-1])
+
+    def note_clear(self, word: str) -> None:
+        """Keep in `clear` that nothing is held after a word; of very many only the latest."""
+        if len(self.clear) >= _MOST_STEPS:
+            self.clear.clear()
+        self.clear.add(word)
+
+    def is_foreign(self, word: str) -> bool:
+        """Whether no form begins with a word's first letters; False also if that is not clear."""
+        letters = word.encode().translate(TO_CLASS).strip() if word.isascii() else b""
+        is_head = letters[:HEAD] in self.heads or (bool(self.short) and self.is_short(letters, 0))
+        return letters.isalpha() and not is_head
+
+    def letters_of(self, word: str) -> bytes:
+        """The letters of a word as they are in forms; b"" if it is not one, or not all letters."""
+        letters = self._letters.get(word)
+        if letters is None:
+            pieces = word.encode().translate(TO_CLASS).split() if word.isascii() else []
+            is_word = len(pieces) == 1 and pieces[0].isalpha()
+            letters = without_repeats(pieces[0]) if is_word else b""
+            if len(self._letters) >= _MOST_STEPS:
+                self._letters.clear()
+            if len(word) <= LONGEST_STEP:
+                self._letters[word] = letters
+        return letters
 
     def is_short(self, letters: bytes, at: int) -> bool:
         """Whether fewer than HEAD letters from `at` on may be all of a phrase."""
-        return any(letters[at : at + size] in self.short for size in range(1, HEAD))
+        short = self.short
+        return (
+            bool(short)
+            and (  # a loop would take twice as long
+                letters[at : at + 1] in short
+                or letters[at : at + 2] in short
+                or letters[at : at + 3] in short
+            )
+        )
 
     def first_of(self, letters: bytes) -> bytes | None:
         """A form that begins with `letters`, or is the same."""

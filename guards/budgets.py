@@ -164,6 +164,12 @@ class Budget:
         period.reserved += micros
         return period.start_ms
 
+    def hold(self, at_ms: int, micros: int) -> int:
+        """Takes what a call that runs already holds, fit or not; returns the period's start."""
+        period = self._find(at_ms)
+        period.reserved += micros
+        return period.start_ms
+
     def settle(self, start_ms: int, reserved: int, cost: int) -> None:
         """Ends a reservation and spends `cost` in its period, even if that is over meanwhile."""
         period = self._find(start_ms)

@@ -8,6 +8,7 @@ fonts, sorted by the letter a reader sees.
 
 # ruff: noqa: RUF001 - to be mistaken for each other is what these characters are here for
 
+import functools
 import re
 import unicodedata
 
@@ -63,16 +64,20 @@ LEET: dict[str, str] = SYMBOLS | {
     "9": "g",
 }
 
-_NAMED = re.compile(
+_NAMED = (
     r"(?:NEGATIVE (?:CIRCLED|SQUARED) |REGIONAL INDICATOR SYMBOL |MODIFIER |LATIN |CROSSED |SMALL "
     r"|CAPITAL |LETTER |TURNED |REVERSED |INVERTED |SCRIPT |BLACKLETTER |DOTLESS |OPEN |BARRED )+"
     r"([A-Z])(?: WITH .*)?"
 )
+# Compiled for the first character beyond ASCII.
+_compiled = functools.cache(re.compile)
 
 
 def look_alike(char: str) -> str:
     """The letter a to z that one character passes for, or the character itself."""
     if letter := LOOK_ALIKE.get(char):
         return letter
-    named = _NAMED.fullmatch(unicodedata.name(char, ""))
+    if char.isascii():
+        return char
+    named = _compiled(_NAMED).fullmatch(unicodedata.name(char, ""))
     return named[1].lower() if named else char

@@ -27,6 +27,8 @@ class JsonScanner:
 
     def feed(self, text: str) -> Match | None:
         """The first of the matches that are complete with `text`."""
+        if not self._rest and text.find("\\") < 0:
+            return self._pass_on(text, is_plain=True)
         text = self._rest + text
         end = unfinished(text)
         self._rest = text[end:]
@@ -42,15 +44,23 @@ class JsonScanner:
         rest, self._rest = self._rest, ""
         return self._pass_on(rest) or self._told(self._scanner.next_part())
 
-    def _pass_on(self, text: str) -> Match | None:
-        plain, starts = unescaped(text)
-        self._origins += [self._begins + start for start in starts[:-1]]
+    def _pass_on(self, text: str, *, is_plain: bool = False) -> Match | None:
+        begins = self._begins
         self._begins += len(text)
-        match = self._told(self._scanner.feed(plain))
-        if match is None:
-            held = self._scanner.held
-            self._origins = self._origins[-held:] if held else []
-        return match
+        if is_plain:  # then every character stands for itself
+            match, held = self._scanner.feed(text), self._scanner.held
+            if match is None and held <= len(text):
+                self._origins = [*range(self._begins - held, self._begins)]
+                return None
+            self._origins += range(begins, self._begins)
+        else:
+            plain, starts = unescaped(text)
+            self._origins += [begins + start for start in starts[:-1]]
+            match, held = self._scanner.feed(plain), self._scanner.held
+        if match is not None:
+            return self._told(match)
+        self._origins = self._origins[-held:] if held else []
+        return None
 
     def _told(self, match: Match | None) -> Match | None:
         if match is None:

@@ -1,5 +1,6 @@
 """Finds banned phrases and patterns in text, plain or disguised, all of them in one pass."""
 
+import bisect
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
@@ -7,16 +8,16 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from ahocorasick_rs import BytesAhoCorasick, Implementation
 
-from guards import normalise, spelling
+from guards import escapes, letters, normalise, spelling
 from guards.beginnings import Beginnings
-from guards.escapes import unescaped
 from guards.patterns import WIDEST_OUTPUT, Patterns, width
+from guards.places import WIDEST as WIDEST
+from guards.places import Found as Found
+from guards.places import Places, Surroundings
 from guards.spelling import Spelling
 
-# What is spread over more text than this is no phrase: what is held back of a stream has an end.
-WIDEST = 4096
 # Long texts are taken piece by piece, which bounds the memory.
-_BLOCK = 65_536
+_BLOCK = 32_768
 _MOST_MATCHES = 100
 
 
@@ -53,17 +54,18 @@ class Explanation(msgspec.Struct, frozen=True):
     matches: list[Match]
 
 
-# The index of a phrase (those that are allowed stand after the banned ones), start, end.
-Found = tuple[int, int, int]
+# So many places are looked at together.
+_AT_ONCE = 256
 
 
 class Rules:
     """Phrases and patterns, compiled once: 10,000 phrases take 0.3 s and 15 MB."""
 
     __slots__ = (
-        "_automaton",
         "_beginnings",
+        "_followed",
         "_owners",
+        "_search",
         "_spellings",
         "_texts",
         "all_patterns",
@@ -100,11 +102,24 @@ class Rules:
                 self.forms.setdefault(form.replace(b" ", b""), []).append(index)
         self._owners = list(self.forms.values())
         self._beginnings: tuple[Beginnings, Beginnings] | None = None
-        self._automaton = BytesAhoCorasick(list(self.forms), implementation=Implementation.DFA)
+        automaton = BytesAhoCorasick(list(self.forms), implementation=Implementation.DFA)
+        self._followed = self._what_follows()
+        self._search = automaton.find_matches_as_indexes
         self.all_patterns = Patterns([pattern.text for pattern in self.patterns])
         self.output_patterns = Patterns(for_output)
         for text in for_output:
             _check_width(text)
+
+    def _what_follows(self) -> dict[int, list[str]]:
+        """The forms that only phrases like "C++" have, and what must stand after each."""
+        followed: dict[int, list[str]] = {}
+        signs = {index for index, text in enumerate(self._texts) if not text[-1].isalnum()}
+        for form, owners in enumerate(self._owners):
+            if signs.issuperset(owners):
+                after = [self._spelling(index).after for index in owners]
+                if all(after):
+                    followed[form] = after
+        return followed
 
     def scan(self, text: str) -> list[Match]:
         """The matches in `text` in order, at most 100."""
@@ -117,40 +132,47 @@ class Rules:
 
     def scan_json(self, text: str) -> list[Match]:
         """As `scan`, of what the strings in a text of JSON mean; positions are those in `text`."""
-        plain, starts = unescaped(text)
+        matches = self.scan(escapes.plain(text))
+        ends = sorted({at for match in matches for at in (match.start, match.end)})
+        places = dict(zip(ends, escapes.origins(text, ends), strict=True))
         return [
-            msgspec.structs.replace(match, start=starts[match.start], end=starts[match.end])
-            for match in self.scan(plain)
+            msgspec.structs.replace(match, start=places[match.start], end=places[match.end])
+            for match in matches
         ]
 
     def explain(self, text: str) -> Explanation:
         """What a reader of `text` would see, character by character, and the matches."""
-        read_as = "".join(normalise.SPELT[ord(char)] for char in text)
+        read_as = "".join(letters.SPELT[ord(char)] for char in text)
         return Explanation(read_as, self.scan(text))
 
     def _matches(self, text: str, most: int) -> list[Match]:
         matches: set[Match] = set()
+        # A phrase may yet turn out to be allowed, by what began before the block; without such a
+        # list a few are enough.
+        has_allowed = len(self._texts) > len(self.phrases)
+        before, enough = (WIDEST, None) if has_allowed else (0, most)
         for start in range(0, len(text), _BLOCK):
-            end = min(start + _BLOCK + WIDEST, len(text))
-            # A phrase may yet turn out to be allowed; without such a list a few are enough.
-            enough = most if len(self._texts) == len(self.phrases) else None
-            found = self.phrases_in(text, start, end, is_whole=True, most=enough)
+            first, end = max(start - before, 0), start + _BLOCK
+            found = self.phrases_in(text, first, end + WIDEST, is_whole=True, most=enough)
             if found:
-                matches.update(match for match in self.told(found) if match.start < start + _BLOCK)
-            if len(matches) >= most:
-                break
+                matches.update(match for match in self.told(found) if start <= match.start < end)
+                if len(matches) >= most:
+                    break
         if self.patterns and len(matches) < most:
             for index, at, to in self.all_patterns.matches(text):
                 pattern = self.patterns[index]
                 matches.add(Match(at, to, pattern.rule, pattern.group))
-        return sorted(matches)[:most]
+        return sorted(matches)[:most] if matches else []
 
     def told(self, found: Sequence[Found]) -> Iterator[Match]:
         """The matches among `found`, without those inside something allowed."""
         banned = len(self.phrases)
-        allowed = [each for each in found if each[0] >= banned]
+        allowed = sorted(each[1:] for each in found if each[0] >= banned)
+        starts = [start for start, _ in allowed]
+        # How far at least one that begins there or before goes.
+        reaches = [0, *itertools.accumulate((end for _, end in allowed), max)]
         for index, start, end in found:
-            if index < banned and not any(a <= start and end <= b for _, a, b in allowed):
+            if index < banned and reaches[bisect.bisect_right(starts, start)] < end:
                 yield Match(start, end, self.phrases[index].rule, self.phrases[index].group)
 
     def phrases_in(
@@ -159,45 +181,63 @@ class Rules:
         """The phrases, banned or allowed, in text[start:end]; `is_whole`: `text` ends at its end,
         otherwise more may follow. With `most` about so many and no more."""
         part = text[start:end]
-        seen = normalise.classes(part)
+        seen, readings = normalise.read(part, is_whole=is_whole)
         found: dict[Found, None] = {}
-        readings = normalise.readings(seen, is_whole=is_whole)
         for reading in readings:
             marks = normalise.marked(reading)
-            squeezed = normalise.squeezed(marks)
-            near = self._automaton.find_matches_as_indexes(squeezed, overlapping=True)
+            near = self._search(normalise.squeezed(marks), overlapping=True)
+            if near and self._followed:
+                absent = self._absent(text, start, end)
+                near = [each for each in near if each[0] not in absent]
             if near:
                 heads = normalise.heads(seen, marks)
                 # A symbol read as a letter may have become one with the next word.
                 ends = heads if len(readings) == 1 else b"\1" * len(heads)
                 near = [each for each in near if heads[each[1]] and ends[each[2]]]
             if near:
-                origins = [start + at for at in normalise.origins(part, normalise.kept(marks))]
-                spelt = self._spelt(text, near, origins, is_whole)
+                reach = max(map(self._reach, {each[0] for each in near}))
+                places = Places(part, marks, near, reach)
+                spelt = self._spelt(text, start, places, near, is_whole)
                 found.update(dict.fromkeys(itertools.islice(spelt, most)))
         return list(found)
 
+    def _absent(self, text: str, start: int, end: int) -> set[int]:
+        """The forms of phrases like "C++" where there is no "++" at all."""
+        return {
+            form
+            for form, signs in self._followed.items()
+            if all(text.find(sign, start, end + len(sign)) < 0 for sign in signs)
+        }
+
     def _spelt(
-        self,
-        text: str,
-        near: Sequence[Found],
-        origins: Sequence[int],
-        is_whole: bool,
+        self, text: str, start: int, places: Places, near: Sequence[Found], is_whole: bool
     ) -> Iterator[Found]:
         """Which of what was found in the short form is a phrase in the text itself."""
-        misses: set[tuple[int, str, str]] = set()
-        for form, first, after in near:
-            start, end = origins[first], min(origins[after], origins[first] + WIDEST)
-            before, rest = text[max(start - 2, 0) : start], text[start : end + 2]
-            for index in self._owners[form]:
-                # In a long text the same words come again and again.
-                if (index, before, rest) in misses:
-                    continue
-                at = spelling.find(self._spelling(index), text, start, end, is_whole=is_whole)
-                if at is not None:
-                    yield index, *at
-                elif before.isascii() and rest.isascii():
-                    misses.add((index, before, rest))
+        # What is found in the same surroundings, from the first letter on.
+        known: dict[Surroundings, list[Found]] = {}
+        for begin in range(0, len(near), _AT_ONCE):
+            some = near[begin : begin + _AT_ONCE]
+            around = places.around(some)
+            for place, (form, first, after) in dict(zip(around, some, strict=True)).items():
+                if place not in known:
+                    at, to = places.between(first, after)
+                    known[place] = list(self._find(form, text, start + at, start + to, is_whole))
+            if any(map(known.__getitem__, around)):
+                for place, (_, first, _) in zip(around, some, strict=True):
+                    at = start + places.between(first, first)[0]
+                    for index, begins, ends in known[place]:
+                        yield index, at + begins, at + ends
+
+    def _find(self, form: int, text: str, start: int, end: int, is_whole: bool) -> Iterator[Found]:
+        """The phrases of this form in text[start:end], counted from there."""
+        for index in self._owners[form]:
+            at = spelling.find(self._spelling(index), text, start, end, is_whole=is_whole)
+            if at is not None:
+                yield index, at[0] - start, at[1] - start
+
+    def _reach(self, form: int) -> int:
+        """How many characters after the last letter matter."""
+        return max(1, *(len(self._spelling(index).after) for index in self._owners[form]))
 
     @property
     def beginnings(self) -> tuple[Beginnings, Beginnings]:

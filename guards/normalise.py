@@ -1,32 +1,22 @@
-"""Text with its disguise taken off: which letters a reader sees, and a short form to search in.
+"""Text with its disguise taken off: a short form to search in.
 
-Two forms. `SPELT` gives, code point by code point, what is read: lower-case letters without
-accents, look-alikes as the letter they imitate. `classes` gives a whole text as ASCII bytes, one
-letter for all that can stand for each other: an approximation that costs nanoseconds a character,
-finds every occurrence and some that are none; the exact check is done on what `SPELT` says.
+`classes` gives a whole text as ASCII bytes, one letter for all that can stand for each other: an
+approximation that costs nanoseconds a character, finds every occurrence and some that are none; the
+exact check is done on what `letters.SPELT` says, code point by code point.
 """
 
+import bisect
+import functools
 import itertools
 import math
 import re
-import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 
-from guards.confusables import LEET, SYMBOLS, look_alike
+from guards.confusables import LEET, SYMBOLS
+from guards.letters import JOINT as JOINT
+from guards.letters import is_letter, is_spaceless, spell
+from guards.pages import Pages, ideograph, letter
 
-# Stands between two parts that are searched as one text: a separator, or nothing.
-JOINT = "\U0010ffff"
-
-# Thai, Lao, Burmese, Khmer, Kana and Han are written without spaces: there every letter is an edge
-# of a word, or no phrase would ever stand alone.
-SPACELESS = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]"
-)
-
-# Of these blocks the marks are vowels, and another vowel is another word.
-_VOWELS = range(0x0900, 0x1900)
-_HANGUL_FILLERS = "\u115f\u1160\u3164\uffa0"
-_KEPT_IN_MEMORY = 20_000
 _MOST_FORMS = 16
 _REPEAT = re.compile(rb"([a-z])\1+")
 
@@ -34,81 +24,22 @@ _REPEAT = re.compile(rb"([a-z])\1+")
 DEAD = "l"
 # A letter that no phrase has: what goes before the text is a word that goes on in it.
 OUTSIDE = "\ua66e"
-_HASHED = "abcdefghijkmnopqrstuvwxyz"
+# Text of fewer characters is translated one by one.
+_SHORT = 64
 
 
-class _Spelt(dict[int, str]):
-    """Code point to what is read there.
-
-    Letters and digits (several for a ligature); "" for what is not seen; " " for white space; a
-    symbol that may stand for a letter as itself; "-" for all other characters.
-    """
-
-    def __missing__(self, code: int) -> str:
-        spelt = _spell(chr(code))
-        if len(self) < _KEPT_IN_MEMORY:
-            self[code] = spelt
-        return spelt
-
-
-class _Classes(dict[int, str]):
-    """Code point to its classes, for `str.translate`; ASCII is left for `bytes.translate`."""
-
-    def __missing__(self, code: int) -> str:
-        classes = chr(code) if code < 128 else "".join(map(_class, SPELT[code]))
-        if len(self) < _KEPT_IN_MEMORY:
-            self[code] = classes
-        return classes
-
-
-def _spell(char: str) -> str:
-    if char == JOINT:
-        return JOINT
-    if _is_unseen(char):
-        return ""
-    letters = look_alike(char)
-    if letters == char:
-        folded = unicodedata.normalize("NFKC", char).casefold()
-        letters = "".join(map(_bare, unicodedata.normalize("NFKC", folded)))
-    if not letters:
-        return "-"
-    return "".join(map(_sign, letters))
-
-
-def _is_unseen(char: str) -> bool:
-    category = unicodedata.category(char)
-    if category in ("Mn", "Me"):
-        return ord(char) not in _VOWELS and char not in "\u3099\u309a"
-    return (category == "Cf" and char not in "\u0600\u06dd") or char in _HANGUL_FILLERS
-
-
-def _bare(char: str) -> str:
-    """The letter without its accents, as the letter it looks like."""
-    parts = unicodedata.normalize("NFD", char)
-    is_accented = len(parts) > 1 and all(map(_is_unseen, parts[1:]))
-    return look_alike(parts[0] if is_accented else char)
-
-
-def _sign(char: str) -> str:
-    if char.isalnum() or char in SYMBOLS or unicodedata.category(char)[0] == "M":
-        return char
-    return " " if char.isspace() else "-"
-
-
-def is_letter(spelt: str) -> bool:
-    """Whether it belongs to a word; `spelt` is one character of what SPELT gives."""
-    return spelt.isalnum() or unicodedata.category(spelt)[0] == "M"
+def _classes_of(code: int) -> str:
+    return "".join(map(_class, spell(chr(code))))
 
 
 def _class(char: str) -> str:
     if char < "\x80":
         return _ASCII[ord(char)]
-    if SPACELESS.match(char):
-        code = ord(char)
-        return " " + "".join(_HASHED[code // step % 25] for step in (1, 25, 625)) + " "
+    if is_spaceless(char):
+        return ideograph(ord(char))
     if char == OUTSIDE:
         return DEAD
-    return _HASHED[ord(char) % 25] if is_letter(char) else " "
+    return letter(ord(char)) if is_letter(char) else " "
 
 
 def _ascii_class(code: int) -> str:
@@ -120,8 +51,7 @@ def _ascii_class(code: int) -> str:
 
 _ASCII = [_ascii_class(code) for code in range(128)]
 TO_CLASS = "".join(_ASCII).encode() + bytes(128)
-SPELT = _Spelt()
-CLASSES = _Classes()
+_PAGES = Pages(_classes_of)
 
 _SIGNS = "".join(SYMBOLS).encode()
 _MOSTLY_SIGNS = b"|+"
@@ -133,6 +63,10 @@ def _without(signs: bytes) -> bytes:
     return bytes.maketrans(signs, b" " * len(signs))
 
 
+_TO_LETTER = bytes(code & 0x7F for code in range(256))
+# As TO_CLASS, but a symbol has the high bit: whether there is one shows at a glance.
+_TO_CLASS_OR_SIGN = bytes(code | 0x80 if code in _SIGNS else code for code in TO_CLASS)
+_IS_THERE = b"\0" + b"\1" * 255
 _NO_SIGNS, _FEWER_SIGNS = _without(_SIGNS), _without(_MOSTLY_SIGNS)
 
 
@@ -140,7 +74,32 @@ def classes(text: str) -> bytes:
     """The classes of a text's letters, spaces for separators; symbols are left as they are."""
     if text.isascii():
         return text.encode().translate(TO_CLASS)
-    return text.translate(CLASSES).encode().translate(TO_CLASS)
+    columns = _PAGES.columns(text) if len(text) > _SHORT else None
+    if columns is None:
+        return "".join(_each_class(text)).encode()
+    if len(columns) == 1:
+        return columns[0].translate(None, b"\0")
+    joined = bytearray(len(columns) * len(text))
+    for index, column in enumerate(columns):
+        joined[index :: len(columns)] = column
+    return bytes(joined.translate(None, b"\0"))
+
+
+def _each_class(text: str) -> list[str]:
+    pages = _PAGES
+    return [pages[code >> 8][code & 255] for code in map(ord, text)]
+
+
+def read(text: str, *, is_whole: bool) -> tuple[bytes, list[bytes]]:
+    """The classes of a text, and the ways to read its symbols."""
+    if not text.isascii():
+        seen = classes(text)
+        return seen, readings(seen, is_whole=is_whole)
+    seen = text.encode().translate(_TO_CLASS_OR_SIGN)
+    if seen.isascii():
+        return seen, [seen]
+    seen = seen.translate(_TO_LETTER)
+    return seen, readings(seen, is_whole=is_whole)
 
 
 def readings(found: bytes, *, is_whole: bool) -> list[bytes]:
@@ -161,14 +120,20 @@ def readings(found: bytes, *, is_whole: bool) -> list[bytes]:
     return ways
 
 
-def origins(text: str, indexes: list[int]) -> list[int]:
+def origins(text: str, indexes: Sequence[int]) -> Sequence[int]:
     """The code points of `text` that the given bytes of `classes(text)` come from."""
     if text.isascii():
         return indexes
-    widths = [len(CLASSES[code]) for code in map(ord, text)]
-    each = map(itertools.repeat, range(len(text)), widths)
-    whole = [*itertools.chain.from_iterable(each), len(text)]
-    return [whole[index] for index in indexes]
+    columns = _PAGES.columns(text) if len(text) > _SHORT else None
+    widths: Iterable[int]
+    if columns is None:
+        widths = map(len, _each_class(text))
+    else:
+        counts = [column.translate(_IS_THERE) for column in columns]
+        total = sum(int.from_bytes(count, "little") for count in counts)
+        widths = total.to_bytes(len(text), "little")
+    ends = list(itertools.accumulate(widths))
+    return [bisect.bisect_right(ends, index) for index in indexes]
 
 
 def forms(phrase: str) -> list[bytes]:
@@ -191,16 +156,23 @@ def forms(phrase: str) -> list[bytes]:
     return [b"".join(form) for form in itertools.product(*spread)]
 
 
-def ways_apart(seen: bytes) -> list[list[bytes]]:
-    """The pieces of short `classes` for each way to read its symbols; as letters each is one."""
-    ways = [seen.translate(_NO_SIGNS).split()]
+def readings_apart(seen: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Each way to read the symbols of short `classes`, and its pieces; as letters each is one."""
+    without = seen.translate(_NO_SIGNS)
+    yield without, without.split()
+    if without == seen:
+        return
     for way in (seen, seen.translate(_FEWER_SIGNS)):
         apart = way
-        for sign, letter in zip(_SIGNS, _SIGN_LETTERS, strict=True):
+        for sign, read_as in zip(_SIGNS, _SIGN_LETTERS, strict=True):
             if sign in apart:
-                apart = apart.replace(bytes([sign]), b" %c " % letter)
-        ways.append(apart.split())
-    return ways
+                apart = apart.replace(bytes([sign]), b" %c " % read_as)
+        yield way, apart.split()
+
+
+def ways_apart(seen: bytes) -> list[list[bytes]]:
+    """The pieces of short `classes` for each way to read its symbols."""
+    return [pieces for _, pieces in readings_apart(seen)]
 
 
 def without_repeats(seen: bytes) -> bytes:
@@ -208,30 +180,41 @@ def without_repeats(seen: bytes) -> bytes:
     return _REPEAT.sub(rb"\1", seen)
 
 
-_SEVENS = [int.from_bytes(b"\x7f" * (1 << size), "little") for size in range(18)]
-_HIGHS = [int.from_bytes(b"\x80" * (1 << size), "little") for size in range(18)]
+# By size in bytes: 0x7f and 0x80 in each.
+_CONSTANTS: dict[int, tuple[int, int]] = {}
+
+
+def _constants(size: int) -> tuple[int, int]:
+    pair = _CONSTANTS[size] = (
+        int.from_bytes(b"\x7f" * size, "little"),
+        int.from_bytes(b"\x80" * size, "little"),
+    )
+    return pair
 
 
 def marked(reading: bytes) -> bytes:
-    """`reading`, at most 128 KiB, with the high bit set where a byte differs from the one before,
-    and a byte more.
+    """`reading` with the high bit set where a byte differs from the one before, and a byte more.
 
     As arithmetic on one large number: all bytes at once, a tenth of the time of a regular
     expression.
     """
+    size = len(reading)
     number = int.from_bytes(reading, "little")
-    scale = len(reading).bit_length()
+    # So that there are few constants, and none is much larger than needed.
+    scale = max(size.bit_length() - 3, 5)
+    wide = ((size >> scale) + 1) << scale
+    sevens, highs = _CONSTANTS.get(wide) or _constants(wide)
     # No byte reaches 0x80, so that adding 0x7f carries into the high bit only where it is not 0.
-    differs = ((number ^ (number << 8)) + _SEVENS[scale]) & _HIGHS[scale]
-    return (number ^ differs).to_bytes(len(reading) + 1, "little")
+    differs = ((number ^ (number << 8)) + sevens) & highs
+    return (number | differs).to_bytes(size + 1, "little")
 
 
 # Of what `marked` gives only the letters that begin a run are kept, which are small ones.
 _DROPPED = bytes(range(0xE1))
-_IS_KEPT = bytes(0xE1) + bytes([1]) * (256 - 0xE1)
-_TO_LETTER = bytes(code & 0x7F for code in range(256))
+_IS_KEPT = bytes(0xE1) + b"\xff" * (256 - 0xE1)
 # Beside a word: what `bytes.title` leaves large, and symbols.
-_IS_HEAD = bytes(not 97 <= code <= 122 for code in range(256))
+_IS_HEAD = bytes(1 if 97 <= code <= 122 else 2 for code in range(256))
+_TO_HEAD = b"\0\0\1" + bytes(253)
 
 
 def squeezed(marks: bytes) -> bytes:
@@ -241,10 +224,44 @@ def squeezed(marks: bytes) -> bytes:
 
 def heads(seen: bytes, marks: bytes) -> bytes:
     """For each byte of `squeezed`, and its end, whether a word may begin there: 1, or 0."""
-    flags = seen.title().translate(_IS_HEAD)
-    return bytes(itertools.compress(flags, marks.translate(_IS_KEPT))) + b"\1"
+    flags = int.from_bytes(seen.title().translate(_IS_HEAD), "little")
+    flags &= int.from_bytes(marks.translate(_IS_KEPT), "little")
+    return flags.to_bytes(len(marks), "little").translate(_TO_HEAD, b"\0") + b"\1"
+
+
+# Counting up makes new numbers; with those that are there it takes half the time.
+_MOST_COUNTED = 41_000
+_PIECE = 256
+
+
+@functools.cache
+def _counted() -> list[int]:
+    return list(range(_MOST_COUNTED))
+
+
+def places(marks: bytes, indexes: Sequence[int]) -> Sequence[int]:
+    """The index in `marked` of the given bytes of `squeezed`, which are in order."""
+    if len(indexes) * _PIECE > len(marks):
+        everywhere = kept(marks)
+        return [everywhere[index] for index in indexes]
+    found: list[int] = []
+    begins = 0
+    # Counted is piece by piece, looked at only where there is one of them.
+    for start in range(0, len(marks), _PIECE):
+        if len(found) == len(indexes):
+            break
+        piece = marks[start : start + _PIECE]
+        ends = begins + len(piece.translate(None, _DROPPED))
+        if indexes[len(found)] < ends:
+            inner = kept(piece)
+            until = bisect.bisect_left(indexes, ends)
+            found += [start + inner[index - begins] for index in indexes[len(found) : until]]
+        begins = ends
+    return found + [len(marks) - 1] * (len(indexes) - len(found))
 
 
 def kept(marks: bytes) -> list[int]:
     """The index in `marked` of each byte of `squeezed`, and of its end."""
-    return [*itertools.compress(range(len(marks)), marks.translate(_IS_KEPT)), len(marks) - 1]
+    size = len(marks)
+    numbers = _counted() if 1000 < size <= _MOST_COUNTED else range(size)
+    return [*itertools.compress(numbers, marks.translate(_IS_KEPT)), size - 1]

@@ -1,27 +1,29 @@
 """Regular expressions on RE2: linear in the text whatever the expression, and of known width."""
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from guards.normalise import JOINT
+from guards.letters import JOINT
 
 # A wider pattern would hold back too much of a stream.
 WIDEST_OUTPUT = 256
 
-_UNSEEN = re.compile(
+_UNSEEN = (
     "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
     "\U000e0000-\U000e01ef" + JOINT + "]+"
 )
-_ATOM = re.compile(
-    r"\\Q(?P<literal>.*?)(?:\\E|$)|\\x\{[0-9A-Fa-f]+\}|\\x[0-9A-Fa-f]{2}|\\[0-7]{3}"
+_ATOM = (
+    r"(?s)\\Q(?P<literal>.*?)(?:\\E|$)|\\x\{[0-9A-Fa-f]+\}|\\x[0-9A-Fa-f]{2}|\\[0-7]{3}"
     r"|\\[pP](?:\{[^}]*\}|.)|(?P<empty>\\[AbBz]|\^|\$)|\\."
-    r"|\[\^?\]?(?:\[:\^?\w+:\]|\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.|[^\]\\])*\]|[^\\()|*+?]",
-    re.DOTALL,
+    r"|\[\^?\]?(?:\[:\^?\w+:\]|\\[pP]\{[^}]*\}|\\x\{[^}]*\}|\\.|[^\]\\])*\]|[^\\()|*+?]"
 )
-_GROUP = re.compile(r"\((?:\?(?:P?<\w+>|[imsU-]*(?P<flags>[):])))?")
-_TIMES = re.compile(r"(?:(?P<many>[*+])|(?P<maybe>\?)|\{\d+(?:(?P<comma>,)(?P<most>\d*))?\})\??")
+_GROUP = r"\((?:\?(?:P?<\w+>|[imsU-]*(?P<flags>[):])))?"
+_TIMES = r"(?:(?P<many>[*+])|(?P<maybe>\?)|\{\d+(?:(?P<comma>,)(?P<most>\d*))?\})\??"
+# Compiled where there is a pattern or such text: it takes milliseconds.
+_compiled = functools.cache(re.compile)
 
 
 def width(pattern: str) -> int | None:
@@ -37,20 +39,20 @@ def _alternatives(pattern: str, at: int) -> tuple[int | None, int]:
         if pattern[at] == "|":
             widest, current, at = _most(widest, current), 0, at + 1
             continue
-        if group := _GROUP.match(pattern, at):
+        if group := _compiled(_GROUP).match(pattern, at):
             at = group.end()
             one: int | None = 0
             if group["flags"] != ")":
                 one, at = _alternatives(pattern, at)
                 at += 1
         else:
-            atom = _ATOM.match(pattern, at)
+            atom = _compiled(_ATOM).match(pattern, at)
             if atom is None:
                 raise ValueError(f"its width is not clear from {pattern[at:]!r} on")
             at = atom.end()
             literal = atom["literal"]
             one = len(literal) if literal is not None else 0 if atom["empty"] else 1
-        while times := _TIMES.match(pattern, at):
+        while times := _compiled(_TIMES).match(pattern, at):
             one, at = _repeated(one, times), times.end()
         current = None if current is None or one is None else current + one
     return _most(widest, current), at
@@ -155,7 +157,9 @@ def composed(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
 
     With it, for each of its characters, where in `text` it starts and where it ends.
     """
-    if text.isascii() or (unicodedata.is_normalized("NFKC", text) and not _UNSEEN.search(text)):
+    if text.isascii() or (
+        unicodedata.is_normalized("NFKC", text) and not _compiled(_UNSEEN).search(text)
+    ):
         return text, range(len(text)), range(1, len(text) + 1)
     pieces: list[str] = []
     starts: list[int] = []
@@ -165,7 +169,7 @@ def composed(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
         end = at + 1
         while end < len(text) and goes_on(text[end]):
             end += 1
-        piece = unicodedata.normalize("NFKC", _UNSEEN.sub("", text[at:end]))
+        piece = unicodedata.normalize("NFKC", _compiled(_UNSEEN).sub("", text[at:end]))
         pieces.append(piece)
         starts += [at] * len(piece)
         ends += [end] * len(piece)
@@ -178,4 +182,4 @@ def goes_on(char: str) -> bool:
     if char.isascii():
         return False
     is_mark = unicodedata.combining(char) != 0 or "\u1160" <= char <= "\u11ff"
-    return is_mark or bool(_UNSEEN.match(char))
+    return is_mark or bool(_compiled(_UNSEEN).match(char))

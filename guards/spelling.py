@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from guards.confusables import LEET, SYMBOLS
-from guards.normalise import JOINT, SPACELESS, SPELT, is_letter
+from guards.letters import JOINT, SPELT, is_letter, is_spaceless
 
 # A run of white space counts as one: text is wrapped and indented.
 _MOST_SEPARATORS = 3
@@ -21,7 +21,7 @@ _MOST_SEPARATORS = 3
 _LONG = 6
 
 # Punctuation that a phrase may have at its ends without meaning it.
-_PUNCTUATION = re.compile(r"[\s.,;:!?'\"()\[\]{}_*\u2026\u2018-\u201f\u00bf\u00a1-]*")
+_PUNCTUATION = r"[\s.,;:!?'\"()\[\]{}_*\u2026\u2018-\u201f\u00bf\u00a1-]*"
 
 
 class Spelling(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ def spelling(phrase: str) -> Spelling:
             starts.add(len(letters))
         is_inside = bool(spelt) or (is_inside and SPELT[ord(char)] == "")
         letters += spelt
-    after = _PUNCTUATION.sub("", phrase[edges[-1] + 1 :])
+    after = re.sub(_PUNCTUATION, "", phrase[edges[-1] + 1 :])
     return Spelling(letters, frozenset(starts), after)
 
 
@@ -153,7 +153,7 @@ def _is_inside(text: str, at: int, step: int) -> bool:
     beside = at + step
     while 0 <= beside < len(text) and not SPELT[ord(text[beside])]:
         beside += step
-    if not 0 <= beside < len(text) or SPACELESS.match(text[beside]) or SPACELESS.match(text[at]):
+    if not 0 <= beside < len(text) or is_spaceless(text[beside]) or is_spaceless(text[at]):
         return False
     return is_letter(SPELT[ord(text[beside])][0 if step > 0 else -1])
 
@@ -162,7 +162,7 @@ def _is_alone(phrase: Spelling, text: str, end: int, is_whole: bool) -> bool:
     """Whether the phrase's words and signs stand there as wholes."""
     if phrase.after:
         return text.startswith(phrase.after, end)
-    is_open = not is_whole and not SPACELESS.match(text[end - 1])
+    is_open = not is_whole and not is_spaceless(text[end - 1])
     if is_open and not any(SPELT[ord(char)] for char in itertools.islice(text, end, None)):
         return False
     return not _is_inside(text, end - 1, 1)
@@ -201,7 +201,7 @@ def _is_plausible(phrase: Spelling, steps: _Steps) -> bool:
             continue
         if taken and at in phrase.starts:
             words.append(_Word())
-        elif is_split and not SPACELESS.match(run[0]):
+        elif is_split and not is_spaceless(run[0]):
             words[-1].pieces.append(0)
             words[-1].is_spaced = words[-1].is_spaced or is_spaced
         is_split = is_spaced = False

@@ -1,15 +1,22 @@
-"""Finds the phrases and patterns of `Rules` in text that arrives in pieces."""
+"""Finds the phrases and patterns of `Rules` in text that arrives in pieces.
 
-import itertools
-from collections.abc import Sequence
+Most words begin no phrase, which their letters tell: only the others are searched.
+"""
 
 from guards import normalise
-from guards.beginnings import HEAD, Beginnings
-from guards.keywords import WIDEST, Found, Match, Rules
+from guards.beginnings import LONGEST_STEP
+from guards.keywords import Match, Rules
 from guards.normalise import JOINT, OUTSIDE, TO_CLASS
+from guards.partial_search import PartialSearch
 from guards.patterns import PatternTail
 
-_SPACE = ord(" ")
+_NOTHING = frozenset(("", OUTSIDE))  # held
+# A longer text is not taken word by word; a shorter one is likely to come again.
+_LONGEST_TEXT, _SHORT = 4096, 16
+
+# Phrases that may go on: the number of the word they begin with, and their letters so far.
+Live = list[tuple[int, bytes]]
+_NONE: Live = []
 
 
 class StreamScanner:
@@ -20,53 +27,62 @@ class StreamScanner:
     """
 
     __slots__ = (
-        "_allowed",
-        "_allowed_beginnings",
         "_beginnings",
-        "_heads",
-        "_is_inside",
+        "_clear",
         "_patterns",
         "_rules",
-        "_short",
-        "_tail",
+        "_search",
+        "_state",
+        "_steps",
         "fed",
     )
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._beginnings, self._allowed_beginnings = rules.beginnings
-        self._heads, self._short = self._beginnings.heads, self._beginnings.short
+        self._beginnings = rules.beginnings[0]
+        self._clear, self._steps = self._beginnings.clear, self._beginnings.steps
+        self._search = PartialSearch(rules)
         self.fed = 0
-        # What was fed, from the first place on at which a phrase may begin.
-        self._tail = ""
-        # Whether the tail goes on within a word.
-        self._is_inside = False
-        self._allowed: list[Match] = []
+        self._state = ""  # see PartialSearch
         patterns = rules.output_patterns
         self._patterns = PatternTail(patterns) if patterns.widest else None
 
     @property
     def safe(self) -> int:
         """How many code points from the start can be released: no match begins before."""
-        return self.fed - self.held
+        is_clear = self._state in _NOTHING and self._patterns is None
+        return self.fed if is_clear else self.fed - self.held
 
     @property
     def held(self) -> int:
         """How many code points at the end cannot be released."""
-        held = len(self._tail) - self._tail.count(JOINT) if self._tail else 0
+        state = self._state
+        held = len(state) - state.count(JOINT) - state.startswith(OUTSIDE) if state else 0
         return held if self._patterns is None else max(held, self._patterns.held)
 
     def feed(self, text: str) -> Match | None:
         """The first of the matches that are complete with `text`."""
+        # This runs for every piece of every stream: no call that can be spared.
         self.fed += len(text)
         if not text.isascii():
             text = text.replace(JOINT, "\ufffd")
-        match = self._take(self._tail + text if self._tail else text)
+        whole, search = self._state + text, self._search
+        state = None if search.allowed else self._steps.get(whole)
+        if state is None:
+            words = whole.split(" ")
+            last = words.pop()
+            state = self._steps.get(last)
+            if state is None or search.allowed or not self._clear.issuperset(words):
+                match = self._walk(whole, words, last)
+                if match is None and len(whole) <= _SHORT and not search.allowed:
+                    self._beginnings.remember(whole, self._state)
+                return match if self._patterns is None else self._with_patterns(match, text)
+        self._state, match = state, None
         return match if self._patterns is None else self._with_patterns(match, text)
 
     def finish(self) -> Match | None:
         """The first match of all, given that no text follows."""
-        match = self._search(self._tail, is_whole=True)
+        match = self._search.finish(self._state, self.fed)
         return self._with_patterns(match, "", is_whole=True)
 
     def next_part(self) -> Match | None:
@@ -78,133 +94,120 @@ class StreamScanner:
         """
         match = self.finish()
         if match is None:
-            match = self._with_patterns(self._take(self._tail + JOINT), JOINT)
+            match, self._state = self._search.take(self._state + JOINT, self.fed)
+            match = self._with_patterns(match, JOINT)
         return match
 
-    def _take(self, text: str) -> Match | None:
-        """Search `text`, which begins with what is held; keep what must be held on."""
-        # This runs for every piece of every stream: no call that can be spared.
-        seen = text.encode().translate(TO_CLASS) if text.isascii() else normalise.classes(text)
-        pieces = seen.split()
-        letters = b"".join(pieces)
-        if letters.isalpha():
-            at = 0
-            if self._is_inside and seen[0] != _SPACE:
-                at = len(pieces.pop(0))
-            heads = self._heads
-            for piece in pieces:
-                if letters[at : at + HEAD] in heads or (
-                    self._short and self._beginnings.is_short(letters, at)
-                ):
-                    return self._follow(text, seen)
-                at += len(piece)
-        elif letters and any(map(self._may_begin, normalise.ways_apart(seen))):
-            return self._search(text)
-        if seen:
-            self._is_inside = seen[-1:].isalpha()
-        self._tail = ""
-        return None
+    def _walk(self, text: str, words: list[str], last: str) -> Match | None:
+        """Take `text` word by word, and look closer only where letters do not tell enough.
 
-    def _may_begin(self, pieces: Sequence[bytes]) -> bool:
-        """Whether a phrase may begin with one of `pieces`, by its first letters."""
-        letters = b"".join(pieces)
-        starts = itertools.accumulate(map(len, pieces), initial=0)
-        return any(
-            letters[at : at + HEAD] in self._heads or self._beginnings.is_short(letters, at)
-            for at in starts
-        )
+        What is held after a word depends on nothing but that word and what was held before it.
+        """
+        search = self._search
+        if self._state in _NOTHING:
+            search.allowed = []
+        if search.allowed or len(text) > _LONGEST_TEXT or text.find(JOINT) >= 0:
+            match, self._state = search.take(text, self.fed)
+            return match
+        clear, steps, held, live = self._clear, self._steps, "", _NONE
+        for number, word in enumerate(words):
+            if not held:
+                if not live and word in clear:
+                    continue
+                going_on = self._going_on(live, number, word)
+                if going_on is not None:
+                    live = going_on
+                    continue
+                held = " ".join([*words[live[0][0] : number], ""]) if live else ""
+            chunk = f"{held}{word} "
+            if (state := steps.get(chunk)) is None:
+                after = len(" ".join([*words[number + 1 :], last]))
+                if (match := self._step(chunk, after)) is not None:
+                    return match
+                state = self._state
+            held, live = state, _NONE
+        return self._end(held, live, words, last)
 
-    def _follow(self, text: str, seen: bytes) -> Match | None:
-        """Look closer at `text` without symbols, where a phrase may begin by its first letters."""
-        beginnings, forms = self._beginnings, self._rules.forms
-        pieces = normalise.without_repeats(seen).split()
-        is_inside = self._is_inside and seen[0] != _SPACE
-        most = beginnings.longest + 1
-        for at in range(is_inside, len(pieces)):
-            near = pieces[at : at + most]
-            letters = b"".join(near)
-            if letters[:HEAD] not in beginnings.heads and not beginnings.is_short(letters, 0):
-                continue
-            ends = list(itertools.accumulate(map(len, near)))
-            is_last = at + most >= len(pieces)
-            if is_last and seen[-1] != _SPACE:
-                ends.pop()
-            if any(letters[:end] in forms for end in ends):
-                return self._search(text)
-            if is_last and self._is_open(letters, text, len(near[-1])):
-                if len(text) > WIDEST:
-                    return self._search(text)
-                self._hold(text, seen, at)
+    def _going_on(self, live: Live, number: int, word: str) -> Live | None:
+        """The phrases that may go on after this word and a space, those that went on before it
+        being `live`; None if it takes more than its letters to tell, or one is complete."""
+        beginnings, forms, begun = self._beginnings, self._rules.forms, self._beginnings.words
+        if not live and beginnings.is_foreign(word):
+            beginnings.note_clear(word)
+            return live
+        letters = beginnings.letters_of(word)
+        if not letters:
+            if live or not _is_end_of_word(word):
                 return None
-        self._is_inside = seen[-1] != _SPACE
-        self._tail = ""
+            beginnings.note_clear(word)
+            return live
+        going_on: Live = []
+        # A word that is not spelt out letter by letter does not go on after white space.
+        is_short = len(letters) <= 2
+        for start, before in live:
+            both = before + letters
+            if both in begun:
+                if both in forms:
+                    return None
+                going_on.append((start, both))
+            elif is_short and beginnings.first_of(both) is not None:
+                going_on.append((start, both))
+        if letters in begun:
+            if letters in forms:
+                return None
+            going_on.append((number, letters))
+        elif is_short and beginnings.first_of(letters) is not None:
+            going_on.append((number, letters))
+        if not (going_on or live):
+            beginnings.note_clear(word)
+        return going_on
+
+    def _end(self, held: str, live: Live, words: list[str], last: str) -> Match | None:
+        """Take the last word, which may go on."""
+        if not held:
+            state = None if live else self._steps.get(last)
+            if state is None:
+                state = self._going_on_within(live, words, last)
+                if state is not None and not live and len(last) <= LONGEST_STEP:
+                    self._beginnings.remember(last, state)
+            if state is not None:
+                self._state = state
+                return None
+            held = " ".join([*words[live[0][0] :], ""]) if live else ""
+        state = self._steps.get(held + last)
+        if state is None:
+            return self._step(held + last, 0)
+        self._state = state
         return None
 
-    def _is_open(self, letters: bytes, text: str, last: int) -> bool:
-        """Whether a phrase may begin with `letters`, which end `text` with a piece of `last`."""
-        if self._beginnings.first_of(letters) is None:
-            return False
-        # After white space a word goes on only if it is spelt out letter by letter.
-        return last <= 2 or not text[-1].isspace() or letters in self._beginnings.words
+    def _going_on_within(self, live: Live, words: list[str], last: str) -> str | None:
+        """What is held when the last word has begun; None if it takes more than its letters."""
+        beginnings, begin = self._beginnings, -1
+        if last:
+            if not (last.isascii() and last.isalpha()):
+                return OUTSIDE if not live and _is_end_of_word(last) else None
+            if not live and beginnings.is_foreign(last):
+                return OUTSIDE
+            letters = normalise.without_repeats(last.encode().translate(TO_CLASS))
+            for start, before in [*live, (len(words), b"")]:
+                if beginnings.first_of(before + letters) is not None:
+                    begin = start
+                    break
+        elif live:
+            begin = live[0][0]
+        if begin < 0:
+            return OUTSIDE if last else ""
+        text = " ".join([*words[begin:], last])
+        seen = text.encode().translate(TO_CLASS)
+        return text[len(seen) - len(seen.lstrip()) :]
 
-    def _hold(self, text: str, seen: bytes, piece: int) -> None:
-        """Keep `text` from a piece of `seen` on."""
-        at = 0
-        for each in seen.split()[:piece]:
-            at = seen.index(each, at) + len(each)
-        at = len(seen) - len(seen[at:].lstrip())
-        self._tail = text[normalise.origins(text, [at])[0] :]
-        self._is_inside = False
-
-    def _search(self, text: str, *, is_whole: bool = False) -> Match | None:
-        context = OUTSIDE if self._is_inside else ""
-        full = context + text
-        found = self._rules.phrases_in(full, 0, len(full), is_whole=is_whole)
-        if is_whole:
-            return self._first(full, found, len(full))
-        seen = normalise.classes(full)
-        begins = may_be_allowed = len(full)
-        for reading in normalise.readings(seen, is_whole=False):
-            begins = min(begins, _opening(self._beginnings, full, seen, reading))
-            opening = _opening(self._allowed_beginnings, full, seen, reading)
-            may_be_allowed = min(may_be_allowed, opening)
-        match = self._first(full, found, may_be_allowed)
-        if match is None and len(full) - begins > WIDEST:
-            match, begins = self._overlong(full, begins), len(full)
-        self._tail = full[begins:]
-        self._is_inside = normalise.classes(full[:begins])[-1:].isalpha()
+    def _step(self, chunk: str, after: int) -> Match | None:
+        """Take `chunk`, after which so much was fed, and remember what is held after it."""
+        match, self._state = self._search.take(chunk, self.fed - after)
+        # What is allowed counts beyond this text.
+        if match is None and len(chunk) <= LONGEST_STEP and not self._search.allowed:
+            self._beginnings.remember(chunk, self._state)
         return match
-
-    def _first(self, full: str, found: Sequence[Found], may_be_allowed: int) -> Match | None:
-        """The first match among `found`, if it stands before what may turn out to be allowed."""
-        banned, matches = self._rules.phrases, []
-        for index, start, end in found:
-            begin, after = self._position(full, start), self._position(full, end)
-            if index >= len(banned):
-                self._allowed.append(Match(begin, after, "", ""))
-            elif start < may_be_allowed:
-                matches.append(Match(begin, after, banned[index].rule, banned[index].group))
-        self._allowed = [each for each in self._allowed if each.end > self._position(full, 0)]
-        counting = [match for match in matches if not self._is_allowed(match)]
-        return min(counting, default=None)
-
-    def _is_allowed(self, match: Match) -> bool:
-        return any(each.start <= match.start and match.end <= each.end for each in self._allowed)
-
-    def _position(self, full: str, index: int) -> int:
-        return self.fed - (len(full) - index) + full.count(JOINT, index)
-
-    def _overlong(self, full: str, begins: int) -> Match | None:
-        """The phrase that may begin at `begins`; None if that would be allowed."""
-        seen = normalise.classes(full[begins:])
-        for reading in normalise.readings(seen, is_whole=False):
-            letters = normalise.squeezed(normalise.marked(reading))
-            form = self._beginnings.first_of(letters)
-            owner = self._rules.owner(form) if form is not None else None
-            if owner is not None:
-                start = self._position(full, begins)
-                return Match(start, self.fed, owner.rule, owner.group)
-        return None
 
     def _with_patterns(
         self, match: Match | None, text: str, *, is_whole: bool = False
@@ -220,10 +223,6 @@ class StreamScanner:
         return other if match is None else min(match, other)
 
 
-def _opening(beginnings: Beginnings, text: str, seen: bytes, reading: bytes) -> int:
-    """The first index of `text` at which a phrase may begin that is not complete, or its end."""
-    marks = normalise.marked(reading)
-    letters, heads = normalise.squeezed(marks), normalise.heads(seen, marks)
-    for at in beginnings.open(letters, heads):
-        return normalise.origins(text, [normalise.kept(marks)[at]])[0]
-    return len(text)
+def _is_end_of_word(word: str) -> bool:
+    """Whether nothing of a phrase begins in what the scanner calls a word: the end of one."""
+    return word.startswith(OUTSIDE) and word[1:].isascii() and word[1:].isalpha()

@@ -126,10 +126,12 @@ class Gateway(Client):
         super().__init__(url)
         self.app = app
         self.database = database
+        self.is_running = True
         self._runner = runner
 
     async def stop(self) -> None:
         """Closes our session and the application; the database stays, another may open it."""
+        self.is_running = False
         await self.session.close()
         await self._runner.cleanup()
 
@@ -205,12 +207,16 @@ async def gateway(
 ) -> AsyncIterator[Callable[..., Awaitable[Gateway]]]:
     """A factory: `await gateway()`, or with a configuration that is merged into `base_config`.
 
+    All have the same database, but for those that run at the same time.
+
     `bounds` are those of the HTTP edge, to make them small.
     """
     started: list[Gateway] = []
 
     async def start(config: Json | None = None, bounds: Bounds = DEFAULT_BOUNDS) -> Gateway:
-        tree = merge(base_config(tmp_path / "anos.db", wanted_upstream(request)), config or {})
+        running = sum(each.is_running for each in started)
+        database = tmp_path / ("anos.db" if not running else f"anos-{len(started)}.db")
+        tree = merge(base_config(database, wanted_upstream(request)), config or {})
         app = anos_gateway.build_app(configuration.parse(tree), bounds=bounds)
         runner = Runner(app)
         await runner.setup()

@@ -111,6 +111,17 @@ async def test_a_key_may_be_brought_along(gateway) -> None:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
+        ({"name": "a", "budget": {"usd": 1, "window": "day", "soft_usd": 2}}, "budget.soft_usd"),
+        (
+            {
+                "name": "a",
+                "budget": [
+                    {"usd": 1, "window": "day"},
+                    {"usd": 1, "window": "month", "soft_usd": 2},
+                ],
+            },
+            "budget[1].soft_usd",
+        ),
         ({}, "name"),
         ({"name": None}, "name"),
         ({"name": "a b"}, "name"),

@@ -122,6 +122,14 @@ async def test_spend_is_grouped_and_chosen_by_key_project_and_model(gateway, ups
         ("requests", {"limit": "0"}, "limit"),
         ("requests", {"limit": "1001"}, "limit"),
         ("requests", {"limit": "²"}, "limit"),
+        ("requests", {"limit": "0000000019999"}, "limit"),
+        ("requests", {"limit": "00000000199999999999999999999"}, "limit"),
+        ("requests", [("key", "a"), ("key", "b")], "key"),
+        ("requests", [("limit", "5"), ("limit", "5")], "limit"),
+        ("requests", {"request_id": "a", "key": "b"}, "key"),
+        ("spend", [("since", "2026-01-01"), ("since", "2026-01-01")], "since"),
+        ("keys", [("project", "a"), ("project", "b")], "project"),
+        ("inflight", {"x": "1"}, "x"),
         ("requests", {"after": "7"}, "after"),
         ("requests", {"after": "1-x"}, "after"),
         ("requests", {"after": f"1-{'9' * 19}"}, "after"),
@@ -133,10 +141,10 @@ async def test_spend_is_grouped_and_chosen_by_key_project_and_model(gateway, ups
     ],
 )
 async def test_a_parameter_that_is_wrong_or_unknown_is_refused_by_name(
-    gateway, path: str, query: Json, param: str
+    gateway, path: str, query: Any, param: str
 ) -> None:
     anos = await gateway()
-    reply = await anos.get(f"/admin/{path}", **query)
+    reply = await anos.request("GET", f"/admin/{path}", params=query)
     assert (reply.status, reply.error["param"]) == (400, param)
 
 
@@ -161,7 +169,7 @@ async def test_requests_are_listed_newest_first_and_page_by_page(gateway, upstre
 
 async def test_requests_are_chosen_by_what_is_known_of_them(gateway, upstream) -> None:
     anos = await gateway(config())
-    response = await call(anos)
+    response = await call(anos, **{"x-request-id": "1"})
     assert (await anos.get(f"/v1/responses/{response['id']}", include="nothing")).status == 400
     await anos.request("POST", "/v1/responses", headers=BOB, json={"model": "none"})
     await written(anos)
@@ -173,6 +181,8 @@ async def test_requests_are_chosen_by_what_is_known_of_them(gateway, upstream) -
         ({"model": "gpt-4"}, 1),
         ({"response_id": response["id"]}, 1),
         ({"response_id": response["id"], "key": "bob"}, 0),
+        ({"request_id": "1"}, 1),
+        ({"request_id": "none", "limit": "1"}, 0),
         ({"route": "/v1/responses", "since": midnight(1)}, 2),
         ({"key": "ann", "until": midnight(1)}, 0),
     ):
@@ -409,6 +419,7 @@ async def test_a_second_recompute_waits_for_nobody(gateway, upstream) -> None:
         ({"since": 3}, "since"),
         ({"since": "now"}, "since"),
         ({"since": "2026-01-02", "until": "2026-01-01"}, "since"),
+        ({"since": "2026-01-01", "form": "2026-01-01"}, "form"),
     ],
 )
 async def test_a_recompute_says_what_is_wrong_with_it(gateway, body: Json, param: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from anos.feed import QUEUE, Subscription
 from anos.schema import ChangeRecord, ExchangeRecord
 from anos.state import GATEWAY, Bounds
 from tests import scripted
-from tests.conftest import Gateway, Json
+from tests.conftest import Client, Gateway, Json
 from tests.test_admin_ledger import ANN, ask, config
 
 PHRASE = "never say this"
@@ -219,6 +220,8 @@ async def test_a_call_that_its_upstream_cannot_carry_is_explained_as_that(
         ({"key": "nobody"}, 404, "key"),
         ({"key": None}, 400, "key"),
         ({"input": 3}, 400, "input"),
+        ({"modell": "gpt-4"}, 400, "modell"),
+        ({"x" * 300: 1}, 400, "x" * 64),
         ({"max_output_tokens": "many"}, 400, "max_output_tokens"),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, 400, "input[0]"),
     ],
@@ -262,9 +265,9 @@ async def test_what_runs_is_listed_while_it_runs(gateway, upstream) -> None:
 
 
 @asynccontextmanager
-async def watching(anos: Gateway) -> Any:
+async def watching(anos: Client, headers: Json | None = None) -> Any:
     """The open stream of events, after its first comment."""
-    async with anos.session.get("/admin/events") as response:
+    async with anos.session.get("/admin/events", headers=headers) as response:
         assert response.status == 200
         assert response.content_type == "text/event-stream"
         assert await response.content.readuntil(b"\n\n") == b": keep-alive\n\n"
@@ -330,6 +333,69 @@ async def test_the_stream_of_events_ends_when_the_gateway_shuts_down(gateway) ->
     await stopping
 
 
+async def made(anos: Gateway, **settings: Any) -> Json:
+    """The header of a new key that may watch, called eve."""
+    reply = await anos.post("/admin/keys", **({"name": "eve", "role": "read-only"} | settings))
+    assert reply.status == 200, reply.raw
+    return {"Authorization": f"Bearer {reply.body['key']}"}
+
+
+async def ended(response: Any) -> bytes:
+    """What comes until a stream ends."""
+    rest: bytes = await asyncio.wait_for(response.content.read(), 10)
+    return rest
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("DELETE", "/admin/keys/eve", {}),
+        ("POST", "/admin/keys/eve/block", {}),
+        ("PATCH", "/admin/keys/eve", {"role": "key"}),
+        ("PATCH", "/admin/keys/eve", {"expires": "2020-01-01"}),
+        ("POST", "/admin/keys/eve/rotate", {}),
+    ],
+    ids=["deleted", "blocked", "demoted", "expired", "rotated"],
+)
+async def test_a_key_that_may_not_ask_any_more_sees_nothing_any_more(
+    gateway, method: str, path: str, body: Json
+) -> None:
+    anos = await gateway()
+    async with watching(anos, await made(anos)) as events:
+        await anos.get("/v1/models")
+        assert (await next_event(events))[1]["route"] == "/v1/models"
+        assert (await anos.request(method, path, json=body)).status == 200
+        assert await ended(events) == b""
+    assert anos.app[GATEWAY].subscribers == set()
+
+
+async def test_a_key_that_may_still_ask_goes_on_watching(gateway) -> None:
+    anos = await gateway()
+    async with watching(anos, await made(anos, expires="2999-01-01T00:00:00Z")) as events:
+        await anos.request("PATCH", "/admin/keys/eve", json={"role": "admin"})
+        await anos.post("/admin/keys", name="other")
+        routes = [(await next_event(events))[1].get("route") for _ in range(4)]
+        assert routes == [None, "/admin/keys/{name}", None, "/admin/keys"]
+
+
+async def test_a_stream_of_events_ends_when_its_key_expires(gateway) -> None:
+    anos = await gateway()
+    soon = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
+    async with watching(anos, await made(anos, expires=soon)) as events:
+        assert await ended(events) == b""
+
+
+async def test_a_stream_of_events_ends_when_a_reload_takes_its_key_away(process) -> None:
+    anos = await process({"keys": {"eve": {"key": "sk-eve", "role": "read-only"}}})
+    (file,) = anos.log_file.parent.glob("anos-*.json")
+    async with watching(anos, {"Authorization": "Bearer sk-eve"}) as events:
+        tree = json.loads(file.read_text())
+        del tree["keys"]
+        file.write_text(json.dumps(tree))
+        assert (await anos.post("/admin/reload")).status == 200
+        assert await ended(events) == b""
+
+
 async def test_nobody_may_watch_a_gateway_that_shuts_down_and_only_so_many_watch(gateway) -> None:
     anos = await gateway()
     live = anos.app[GATEWAY]
@@ -366,7 +432,7 @@ async def test_a_watcher_that_is_too_slow_is_told_how_much_it_missed() -> None:
     events = await subscription.take()
     assert events.count(b"event: ") == 1
     subscription.close()
-    assert await subscription.take() == b""
+    assert await subscription.take() is None
 
 
 async def test_a_watcher_holds_no_bodies() -> None:

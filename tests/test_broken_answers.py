@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 
 from tests import scripted
+from tests.conftest import Gateway
 from tests.dialects import speaking
 from tests.scripted import CUT, DONE, HEADERS, Chunk, Json
 from tests.test_four_paths import ANSWERS, CHAT, HI, PATHS, RESPONSES, Said, ask, heard
@@ -17,6 +18,15 @@ EVERYTHING = Said(
     calls=(("c1", "weather", '{"city":"Oslo"}'), ("c2", "time", "{}")),
     finish="tool_calls",
 )
+
+
+async def row_of(anos: Gateway) -> Json:
+    """The only call, as soon as its row is there."""
+    while True:
+        for row in (await anos.get("/admin/requests")).body["data"]:
+            if row["model"] is not None:
+                found: Json = row
+                return found
 
 
 def text_in(chunks: list[Json]) -> str:
@@ -32,6 +42,24 @@ def text_in(chunks: list[Json]) -> str:
             for call in delta.get("tool_calls", ()):
                 said += call["function"].get("arguments") or ""
     return said
+
+
+@pytest.mark.parametrize("wants_usage", [True, False])
+@pytest.mark.parametrize("choices", [{"choices": None}, {}], ids=["null", "none"])
+async def test_the_chunk_with_the_usage_may_be_without_choices(
+    gateway, upstream, choices: Json, wants_usage: bool
+) -> None:
+    anos = await gateway(speaking("chat"))
+    chunks = scripted.chat_stream(["Hel", "lo."])
+    at = next(i for i, each in enumerate(chunks) if isinstance(each, dict) and each.get("usage"))
+    usage = {name: value for name, value in chunks[at].items() if name != "choices"}
+    upstream.answer([*chunks[:at], {**usage, **choices}, *chunks[at + 1 :]])
+    got = await anos.stream(CHAT, **HI[CHAT], stream_options={"include_usage": wants_usage})
+    assert text_in(got) == "Hello."
+    told = [(each["choices"], each["usage"]) for each in got if each.get("usage")]
+    assert told == ([([], usage["usage"])] if wants_usage else [])
+    row = await row_of(anos)
+    assert (row["input_tokens"], row["output_tokens"]) == scripted.USAGE
 
 
 @pytest.mark.parametrize("is_abort", [True, False])
@@ -113,7 +141,8 @@ async def test_an_answer_that_failed_is_no_completion(gateway, upstream) -> None
     assert (last["error"]["code"], last["error"]["message"]) == tuple(error.values())
     upstream.answer(failed)
     told = await anos.post(RESPONSES, **HI[RESPONSES])
-    assert (told.status, told.body["status"], told.body["error"]) == (200, "failed", error)
+    assert (told.status, told.body["status"]) == (200, "failed")
+    assert told.body["error"] == {"type": "server_error", **error}
     assert (await anos.get(f"{RESPONSES}/{told.body['id']}")).body == told.body
 
 

@@ -280,3 +280,22 @@ def test_nothing_after_done_is_read(chunks: list[Chunk]) -> None:
     raw = b"".join(map(compact, chunks))
     for tail in (raw, b"data: {\n\n", b": so\n\n"):
         assert Relayed([raw + tail]).raw == Relayed([raw]).raw
+
+
+@pytest.mark.parametrize("wants_usage", [False, True])
+def test_usage_that_cannot_be_meant_is_not_passed_on(wants_usage: bool) -> None:
+    absurd = {**scripted.chat_usage((7, 2)), "completion_tokens": 10**19}
+    *said, last, done = scripted.chat_stream(["Hel", "lo"])
+    relayed = relay([*said, {**last, "usage": absurd}, done], wants_usage=wants_usage)
+    grammar.check_chat(relayed.chunks)
+    closing = [chunk["usage"] for chunk in relayed.chunks if not chunk["choices"]]
+    assert [counts["completion_tokens"] for counts in closing] == [5] * wants_usage
+    assert b"10000000000000000000" not in relayed.raw
+
+
+def test_usage_that_cannot_be_meant_is_taken_out_of_a_chunk_that_says_something() -> None:
+    absurd = {"prompt_tokens": -1, "completion_tokens": 2}
+    relayed = relay(with_usage_everywhere(scripted.chat_stream(["Hi"], usage=None), absurd))
+    assert [chunk["usage"] for chunk in relayed.chunks] == [None] * 3
+    assert [chunk["choices"][0]["delta"].get("content") for chunk in relayed.chunks][1] == "Hi"
+    assert relayed.answer.usage == items.usage(1, 2)

@@ -68,7 +68,7 @@ def test_a_fault_keeps_the_gateway_from_starting(capsys: pytest.CaptureFixture[s
 def test_check_prints_every_fault_with_its_path(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    guards = '{"moderation": {"output": "block"}}'
+    guards = '{"moderation": {"output": "mask"}}'
     (directory / "c.json").write_text(f'{{"server": {{"port": -1}}, "guards": {guards}}}')
     assert served("check", "--config", "c.json") == (1, [])
     out, err = capsys.readouterr()
@@ -76,7 +76,7 @@ def test_check_prints_every_fault_with_its_path(
         "",
         [
             "server.port: must be an integer from 0 to 65535",
-            "guards.moderation.output: not built yet",
+            'guards.moderation.output: must be "block" or "monitor" or "off"',
         ],
     )
 

@@ -74,14 +74,14 @@ def test_people_read_it_in_lines(config: str, capsys: pytest.CaptureFixture[str]
         "read as: free bitcoin! i-m going to kill my wife",
         "keywords (input block, output off): found",
         "  spam.phrases[0] at 0 to 12: Free bitcoin",
-        "moderation (input monitor): violated",
+        "moderation (input monitor, output off): violated",
         "  violence 0.9",
     ]
     assert ask(config, "Hello") == 0
     assert capsys.readouterr().out.splitlines() == [
         "read as: hello",
         "keywords (input block, output off): nothing",
-        "moderation (input monitor): nothing",
+        "moderation (input monitor, output off): nothing",
     ]
 
 

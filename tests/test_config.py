@@ -94,6 +94,22 @@ def key(**fields: object) -> dict[str, Any]:
             ],
         ),
         (
+            {"budgets": {"b": {"usd": 1, "window": "day", "soft_usd": 1.000001}}},
+            ["budgets.b.soft_usd: must not be above usd"],
+        ),
+        (
+            {
+                "budgets": {
+                    "a": {"usd": 1, "window": "day", "soft_usd": 1},
+                    "b": [
+                        {"usd": 5, "window": "day", "soft_usd": 2},
+                        {"usd": 1, "window": "month", "soft_usd": 2},
+                    ],
+                }
+            },
+            ["budgets.b[1].soft_usd: must not be above usd"],
+        ),
+        (
             {"budgets": {"b": {"usd": 1, "window": "day", "time_zone": "Mars/Olympus"}}},
             ['budgets.b.time_zone: must be a time zone this machine knows, like "Europe/Berlin"'],
         ),
@@ -115,9 +131,14 @@ def key(**fields: object) -> dict[str, Any]:
             ],
         ),
         (
-            {"guards": {"moderation": {"input": "mask", "thresholds": {"rude": 2}}}},
+            {
+                "guards": {
+                    "moderation": {"input": "mask", "output": "mask", "thresholds": {"rude": 2}}
+                }
+            },
             [
                 'guards.moderation.input: must be "block" or "monitor" or "off"',
+                'guards.moderation.output: must be "block" or "monitor" or "off"',
                 "guards.moderation.thresholds.rude: the name must be a category of moderation",
                 "guards.moderation.thresholds.rude: must be a number over 0, at most 1",
             ],
@@ -200,7 +221,6 @@ def test_a_base_url_that_can_be_called_is_kept_as_it_is(url: str) -> None:
 @pytest.mark.parametrize(
     ("tree", "path"),
     [
-        ({"guards": {"moderation": {"output": "block"}}}, "guards.moderation.output"),
         (provider(quirks={"api_version": "1"}), "providers.stub.quirks.api_version"),
         (
             {**BASE, "models": {"m": {"routes": [{"provider": "stub", "weight": 1}]}}},

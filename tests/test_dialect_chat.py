@@ -168,6 +168,11 @@ SCHEMA = {"name": "s", "schema": {"type": "object"}, "strict": True}
         ({"truncation": "auto", "prompt_cache_key": "k", "max_tool_calls": 1}, {}),
         ({"text": {"verbosity": "low"}, "reasoning": {"summary": "auto"}}, {}),
         ({"reasoning": {"effort": "high"}}, {"reasoning_effort": "high"}),
+        (
+            {"reasoning": {"effort": "high"}, "reasoning_effort": "low"},
+            {"reasoning_effort": "high"},
+        ),
+        ({"messages": [{"role": "user", "content": "smuggled"}]}, {}),
         ({"text": {"format": {"type": "text"}}}, {}),
         (
             {"text": {"format": {"type": "json_object"}}},
@@ -344,6 +349,18 @@ def test_nulls_unknown_fields_and_store_false_are_fine() -> None:
         ),
         ({}, {"max_tokens": 5}, {"max_tokens": 5}),
         ({"max_tokens_field": "max_tokens"}, {"max_completion_tokens": 5}, {"max_tokens": 5}),
+        (
+            {"max_tokens_field": "max_tokens"},
+            {"max_completion_tokens": 5, "max_tokens": 9},
+            {"max_tokens": 5},
+        ),
+        ({}, {"max_completion_tokens": 5, "max_tokens": 9}, {"max_completion_tokens": 5}),
+        (
+            {"max_tokens_field": "max_tokens"},
+            {"max_completion_tokens": None, "max_tokens": 9},
+            {"max_tokens": 9},
+        ),
+        ({}, {"max_completion_tokens": None, "max_tokens": None}, {}),
     ],
 )
 def test_a_chat_request_is_forwarded_as_it_is(quirks: Json, fields: Json, forwarded: Json) -> None:
@@ -457,6 +474,7 @@ def test_chat_settings_become_responses_settings(fields: Json, request_fields: J
         ({"stop": ["x"]}, "stop", "unsupported_parameter"),
         ({"modalities": ["text", "audio"]}, "modalities", "unsupported_parameter"),
         ({"functions": [{}]}, "functions", "unsupported_parameter"),
+        ({"instructions": "x"}, "instructions", "unsupported_parameter"),
         ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
@@ -623,9 +641,27 @@ def test_the_finish_reason_gives_the_status(
         ({}, None),
         ({"prompt_tokens": 3, "completion_tokens": 10}, items.usage(3, 10)),
         (
-            {"prompt_tokens": 3, "completion_tokens": None, "prompt_tokens_details": None},
+            {"prompt_tokens": 3, "completion_tokens": 0, "prompt_tokens_details": None},
             items.usage(3, 0),
         ),
+        ({"prompt_tokens": 2**31, "completion_tokens": 2**31}, items.usage(2**31, 2**31)),
+        ({"prompt_tokens": 3, "completion_tokens": None}, None),
+        ({"prompt_tokens": 3}, None),
+        ({"prompt_tokens": 3, "completion_tokens": 2**31 + 1}, None),
+        ({"prompt_tokens": 10**19, "completion_tokens": 10}, None),
+        ({"prompt_tokens": 3.0, "completion_tokens": 10}, None),
+        ({"prompt_tokens": "3", "completion_tokens": 10}, None),
+        ({"prompt_tokens": True, "completion_tokens": 10}, None),
+        ({"prompt_tokens": 3, "completion_tokens": -1}, None),
+        (
+            {
+                "prompt_tokens": 3,
+                "completion_tokens": 10,
+                "prompt_tokens_details": {"cached_tokens": 10**19},
+            },
+            None,
+        ),
+        ([3, 10], None),
         (
             {
                 "prompt_tokens": 3,

@@ -249,7 +249,21 @@ def test_the_status_says_how_it_ended(fields: Json, status: str, reason: Any, er
         ({}, None),
         ({"input_tokens": "7"}, None),
         ({"input_tokens": -1}, None),
-        ({"input_tokens": 7}, items.usage(7, 0)),
+        ({"input_tokens": 7}, None),
+        ({"input_tokens": 0, "output_tokens": 0}, items.usage(0, 0)),
+        ({"input_tokens": 2**31, "output_tokens": 2**31}, items.usage(2**31, 2**31)),
+        ({"input_tokens": 2**31 + 1, "output_tokens": 2}, None),
+        ({"input_tokens": 7, "output_tokens": 10**19}, None),
+        ({"input_tokens": 7, "output_tokens": 2.0}, None),
+        ({"input_tokens": 7, "output_tokens": False}, None),
+        (
+            {
+                "input_tokens": 7,
+                "output_tokens": 2,
+                "output_tokens_details": {"reasoning_tokens": 9 * 10**15},
+            },
+            None,
+        ),
         ({"input_tokens": 7, "output_tokens": 2, "total_tokens": 9}, items.usage(7, 2)),
         ({"input_tokens": 7, "output_tokens": 2, "input_tokens_details": None}, items.usage(7, 2)),
         (

@@ -116,7 +116,16 @@ async def test_a_missing_field_is_400_with_its_name(
 
 @pytest.mark.parametrize("path", [RESPONSES, CHAT])
 @pytest.mark.parametrize(
-    "name", ["api_base", "base_url", "api_key", "extra_headers", "organization"]
+    "name",
+    [
+        "api_base",
+        "base_url",
+        "api_key",
+        "extra_headers",
+        "organization",
+        "azure_endpoint",
+        "models",
+    ],
 )
 async def test_a_client_does_not_choose_where_its_request_goes(
     gateway, upstream, path: str, name: str

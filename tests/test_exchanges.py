@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
+from yarl import URL
 
 from tests import scripted
 from tests.conftest import Gateway, Json
@@ -129,12 +130,72 @@ async def test_every_authenticated_request_writes_one_row(gateway, upstream) -> 
         assert some(each, "provider", "input_tokens", "usage_source") == (None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        ("PUT", "/v1/models", "/v1/models"),
+        ("HEAD", "/v1/models", "/v1/models"),
+        ("DELETE", "/v1/models/a/b", "/v1/models/{id}"),
+        ("DELETE", "/openai/v1/chat/completions", CHAT),
+        ("PUT", f"{RESPONSES}/resp_1", "/v1/responses/{id}"),
+        ("OPTIONS", "/admin/keys/ann", "/admin/keys/{name}"),
+    ],
+)
+async def test_a_method_that_a_path_does_not_have_is_a_row_of_a_known_caller(
+    gateway, method: str, path: str, route: str
+) -> None:
+    anos = await gateway()
+    reply = await anos.request(method, path)
+    assert reply.status == 405
+    found = await row(anos)
+    assert some(found, "key", "method", "route", "status", "error_code") == (
+        *("master", method, route, 405, "method_not_allowed"),
+    )
+    assert found["request_id"] == reply.headers["x-request-id"]
+    assert found["client"]
+
+
+async def test_an_expectation_that_cannot_be_met_is_a_row_of_a_known_caller(gateway) -> None:
+    anos = await gateway()
+    odd = {"Expect": "a-cake", "x-request-id": "odd"}
+    for path in (RESPONSES, CHAT, "/v1/nothing"):
+        reply = await anos.request("POST", path, headers=odd, json={})
+        assert reply.status == 400
+        assert reply.headers["x-request-id"] == "odd"
+    found = await rows(anos)
+    assert [some(each, "route", "status", "key") for each in found] == [
+        (RESPONSES, 400, "master"),
+        (CHAT, 400, "master"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a" * 65, "a%00b", "a%0Ab", "%C3%A9", "a.b", "a%20b"])
+async def test_what_cannot_be_an_id_is_not_kept_as_one(gateway, name: str) -> None:
+    anos = await gateway()
+    for method, path in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/input_items"),
+        ("POST", "/cancel"),
+    ):
+        url = URL(f"{anos.url}{RESPONSES}/{name}{path}", encoded=True)
+        async with anos.session.request(method, url) as response:
+            assert response.status == 404
+    named = await anos.get(f"{RESPONSES}/{'a' * 64}")
+    assert named.status == 404
+    assert [each["response_id"] for each in await rows(anos)] == [None] * 4 + ["a" * 64]
+
+
 async def test_what_is_not_authenticated_or_nowhere_writes_no_row(gateway) -> None:
     anos = await gateway()
     async with ClientSession(anos.url) as stranger:
         for path in ("/v1/models", f"{RESPONSES}/resp_x", "/healthz", "/metrics"):
             await (await stranger.get(path)).read()
         await (await stranger.post(RESPONSES, json={"model": "gpt-4", "input": "Hi"})).read()
+        for method, path in (("PUT", "/v1/models"), ("DELETE", RESPONSES)):
+            async with stranger.request(method, path) as response:
+                assert response.status == 405
+    assert (await anos.request("POST", "/healthz")).status == 405
     for path in ("/v1/nothing", "/", "/favicon.ico"):
         assert (await anos.get(path)).status == 404
     assert await rows(anos) == []

@@ -603,6 +603,44 @@ def test_what_is_read_quickly_is_read_as_everything_else(message: dict, source: 
     ]
 
 
+def tokens(*texts: str) -> list[dict]:
+    return [{"token": text, "logprob": -1.0, "top_logprobs": []} for text in texts]
+
+
+def test_what_tokens_spell_is_a_text_and_who_masks_it_takes_them_out():
+    part = {"type": "output_text", "text": "***", "logprobs": tokens("cheap", " pills")}
+    choice = {"message": {"content": "***"}, "logprobs": {"content": tokens("che", "ap")}}
+    for found, held, text in (
+        (output_texts({"type": "message", "content": [part]}), part, "cheap pills"),
+        (completion_texts({"choices": [choice]}), choice["logprobs"], "cheap"),
+    ):
+        spelt = found[-1]
+        assert (spelt.text, spelt.source, spelt.writable) == (text, "assistant", True)
+        assert spelt.container[spelt.key] == text
+        spelt.container[spelt.key] = "***"
+        assert held.get("logprobs", held.get("content")) == []
+        assert spelt.container[spelt.key] == ""
+
+
+@pytest.mark.parametrize("logprobs", [None, [], tokens("one"), ["x", 5], {"content": 5}, "x"])
+def test_tokens_that_spell_nothing_are_no_text(logprobs: Any):
+    part = {"type": "output_text", "text": "said", "logprobs": logprobs}
+    spelt = output_texts({"type": "message", "content": [part]})
+    assert [found.text for found in spelt if found.key == "token"] == ["one"] * (
+        logprobs == tokens("one")
+    )
+    choice = {"message": {"content": "said"}, "logprobs": logprobs}
+    texts = [found.text for found in completion_texts({"choices": [choice, 5]})]
+    assert texts.count("said") == 1
+
+
+def test_a_sentence_in_place_of_a_fields_name_is_a_text():
+    found = responses_texts({"cheap pills": 1, "top_p": 1}, [], [], ())
+    assert [(each.text, each.source, each.writable) for each in found] == [
+        ("cheap pills", "other", False)
+    ]
+
+
 def test_an_answer_may_be_nested_deeper_than_calls_may_be():
     tree: Any = "deep"
     for _ in range(5_000):

@@ -381,6 +381,7 @@ AUDIO = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "mp3"}
         (CHAT, "responses", {"n": 2}, "n"),
         (CHAT, "responses", {"stop": ["\n"]}, "stop"),
         (CHAT, "responses", {"logit_bias": {"1": 2}}, "logit_bias"),
+        (CHAT, "responses", {"web_search_options": {}}, "web_search_options"),
         (CHAT, "responses", {"audio": {"voice": "v"}, "modalities": ["audio"]}, "audio"),
         (CHAT, "responses", {"functions": [{"name": "f"}]}, "functions"),
         (CHAT, "responses", chat_user(AUDIO), "messages[0].content[0].type"),

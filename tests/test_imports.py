@@ -34,11 +34,23 @@ TIERS = [
     }
     | {"chat_requests", "chat_answers", "chat_stream", "dialect_chat", "dialect_responses"}
     | {"passthrough", "chat_passthrough", "event_order", "shapes", "calls"}
-    | {"extract", "extract_readers", "scanner", "scanner_dialects", "stream", "extract_walk"}
+    | {
+        "extract",
+        "extract_readers",
+        "scanner",
+        "scanner_parts",
+        "scanner_dialects",
+        "scanner_lines",
+        "scanner_queue",
+        "scanner_runs",
+        "stream",
+        "windows",
+        "extract_walk",
+    }
     | {"stub_answers", "openapi", "openapi_parts", "openapi_schemas"}
     | {"openapi_admin", "openapi_admin_schemas", "openapi_litellm"},
     # edges: a socket, a file or the clock
-    {"schema", "store", "store_reads", "store_writes", "store_ledger", "upstream"}
+    {"schema", "store", "store_reads", "store_writes", "store_ledger", "statements", "upstream"}
     | {"store_audit", "store_copy", "upkeep", "moderation"}
     | {"queries", "searches", "spend", "request_views", "feed"}
     | {
@@ -48,9 +60,14 @@ TIERS = [
         "budgets",
         "ledger",
         "screening",
+        "screened",
+        "judging",
+        "sending",
         "runs",
         "stub",
         "secret",
+        "traces",
+        "exchange",
     },
     {"state", "key_views"},
     # the path of a request
@@ -58,7 +75,10 @@ TIERS = [
     | {"changes", "key_changes", "litellm_fields", "recompute"},
     HANDLERS,
     {"routes"},
-    {"cli", "cli_audit", "cli_guards", "cli_keys", "cli_spend", "remote", "anos_gateway"},
+    {"cli", "cli_audit", "cli_guards", "cli_keys", "cli_spend", "remote", "anos_gateway"}
+    | {"selftest", "selftest_answers", "selftest_canary", "selftest_cases", "selftest_chat"}
+    | {"selftest_completions", "selftest_fields", "selftest_matrix", "selftest_outputs"}
+    | {"selftest_places", "selftest_plan", "selftest_responses", "selftest_wire"},
 ]
 RANKS = {name: rank for rank, names in enumerate(TIERS) for name in names}
 

@@ -169,7 +169,7 @@ def test_a_completed_response_has_output_usage_and_its_time():
         ),
         (
             Answer("failed", [], None, error={"code": "server_error", "message": "m"}),
-            {"error": {"code": "server_error", "message": "m"}},
+            {"error": {"type": "server_error", "code": "server_error", "message": "m"}},
         ),
         (Answer("cancelled", [], None), {}),
     ],

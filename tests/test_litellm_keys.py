@@ -92,6 +92,7 @@ async def test_a_key_may_be_brought_along(gateway) -> None:
         ({"max_parallel_requests": 0}, "max_parallel_requests", "invalid_value"),
         ({"max_budget": -1}, "max_budget", "invalid_value"),
         ({"soft_budget": 1}, "max_budget", "missing_required_parameter"),
+        ({"max_budget": 1, "soft_budget": 2}, "soft_budget", "invalid_value"),
         ({"max_budget": 1, "budget_duration": "30m"}, "budget_duration", "invalid_value"),
         ({"max_budget": 1, "budget_duration": "2mo"}, "budget_duration", "invalid_value"),
         ({"max_budget": 1, "budget_duration": "9999d"}, "budget_duration", "invalid_value"),

@@ -1,12 +1,17 @@
 """LiteLLM's spend endpoints: its shapes over our ledger."""
 
+import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from anos.state import GATEWAY
+from anos.store import Save
 from tests.conftest import Gateway, Json
 from tests.test_admin_ledger import BOB, COST, call, config, written
+from tests.test_admin_live import record
 
 SPENT = COST / 1e6
 TODAY = datetime.now(UTC).date()
@@ -90,6 +95,34 @@ async def test_a_log_is_found_by_the_id_of_the_request_or_of_its_answer(gateway,
     assert await get(anos, "/spend/logs", request_id="none") == []
 
 
+async def test_what_corrects_a_call_is_no_call_and_counts_in_the_sums(gateway, upstream) -> None:
+    anos = await gateway(config())
+    response = await call(anos, **{"x-request-id": "7"})
+    await anos.stop()
+    anos = await gateway(config(read=3))
+    await anos.post("/admin/spend/recompute", since="2020-01-01")
+    dates = {"start_date": TODAY.isoformat(), "end_date": TODAY.isoformat()}
+    for query in ({}, {"api_key": "ann"}, {"request_id": "7"}, {**dates, "summarize": "false"}):
+        (row,) = await get(anos, "/spend/logs", **query)
+        assert (row["request_id"], row["spend"]) == (response["id"], SPENT)
+    (row,) = (await get(anos, "/admin/requests", route="correction"))["data"]
+    assert await get(anos, "/spend/logs", request_id=row["id"]) == []
+    (day,) = await get(anos, "/spend/logs", **dates)
+    corrected = (7 * 3 + 2 * 10) / 1e6
+    assert day["spend"] == (await get(anos, "/global/spend"))["spend"] == corrected
+
+
+async def test_calls_are_found_behind_many_corrections(gateway, upstream) -> None:
+    anos = await gateway(config())
+    response = await call(anos)
+    store, now_ms = anos.app[GATEWAY].store, time.time_ns() // 1_000_000
+    correction = record(
+        key="ann", route="correction", model="gpt-4", corrects=1, cost=1, started_ms=now_ms + 1000
+    )
+    await asyncio.gather(*[store.submit(Save(correction)) for _ in range(1500)])
+    assert [row["request_id"] for row in await get(anos, "/spend/logs")] == [response["id"]]
+
+
 async def test_logs_between_two_dates_are_sums_by_day_unless_asked_otherwise(
     gateway, upstream
 ) -> None:
@@ -160,14 +193,19 @@ async def test_a_key_that_is_no_more_has_no_hint(gateway, upstream) -> None:
         ),
         ("/spend/logs", {"start_date": "1970-01-01", "end_date": "9999-12-31"}, "end_date"),
         ("/spend/logs", {"page": "1"}, "page"),
+        ("/spend/logs", [("api_key", "a"), ("api_key", "b")], "api_key"),
+        ("/global/spend/keys", {"limit": "0000000019999"}, "limit"),
+        ("/key/list", [("team_id", "a"), ("team_id", "b")], "team_id"),
+        ("/key/list", {"page": "0" * 9 + "10000000000"}, "page"),
+        ("/key/info", [("key", "a"), ("key", "b")], "key"),
         ("/global/spend", {"limit": "1"}, "limit"),
         ("/global/spend/keys", {"limit": "0"}, "limit"),
         ("/global/spend/models", {"limit": "many"}, "limit"),
     ],
 )
 async def test_what_cannot_be_answered_is_refused_by_name(
-    gateway, path: str, query: Json, param: str
+    gateway, path: str, query: Any, param: str
 ) -> None:
     anos = await gateway()
-    reply = await anos.get(path, **query)
+    reply = await anos.request("GET", path, params=query)
     assert (reply.status, reply.error["param"]) == (400, param)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -399,6 +400,81 @@ async def test_the_back_end_of_the_keys_guards_answers(
         assert (answer.body["model"], answer.body["results"][0]["flagged"]) == ("omni", True)
     else:
         assert answer.error["type"] == "upstream_error"
+
+
+@pytest.mark.parametrize("scope", ["key", "global"])
+async def test_a_moderation_counts_against_limits_before_its_back_end_is_asked(
+    upstream: scripted.Upstream, tmp_path: Path, scope: str
+) -> None:
+    upstream.answer(result(hate=0.0))
+    guards = {"input": "block", "backend": "endpoint", "provider": "up"}
+    tree = base_config(tmp_path / "anos.db", upstream) | {
+        "guards": {"moderation": guards},
+        "limits": {"default" if scope == "key" else "global": {"requests_per_minute": 1}},
+        "keys": {"ann": {"key": "sk-ann"}},
+    }
+    headers = {"Authorization": "Bearer sk-ann"}
+    async with serving(tree) as client:
+        answer, refused = [
+            await client.request("POST", "/v1/moderations", headers=headers, json={"input": text})
+            for text in ("one", "two")
+        ]
+        kept = await client.post("/v1/moderations", input="two")
+    assert (answer.status, answer.headers["x-ratelimit-remaining-requests"]) == (200, "0")
+    assert (refused.status, refused.error["code"], refused.error["type"]) == (
+        *(429, 429, "rate_limit_error"),
+    )
+    assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+    assert kept.status == (200 if scope == "key" else 429)  # the master key has no default
+    assert len(upstream.requests) == (2 if scope == "key" else 1)
+    with sqlite3.connect(tmp_path / "anos.db") as connection:
+        rows = connection.execute("SELECT status, counted FROM exchanges ORDER BY seq").fetchall()
+    connection.close()
+    assert rows[:2] == [(200, 1), (429, 0)]
+
+
+async def test_moderations_at_one_time_are_limited_until_one_ends(
+    upstream: scripted.Upstream, tmp_path: Path
+) -> None:
+    gate, scores = asyncio.Event(), json.dumps(result(hate=0.0)).encode()
+    upstream.answer([scores[:1], gate, scores[1:]], result(hate=0.0))
+    guards = {"input": "block", "backend": "endpoint", "provider": "up", "deadline_ms": 60_000}
+    limits = {"global": {"concurrent": 1}}
+    tree = base_config(tmp_path / "anos.db", upstream)
+    async with serving(tree | {"guards": {"moderation": guards}, "limits": limits}) as client:
+        running = asyncio.create_task(client.post("/v1/moderations", input="one"))
+        await upstream.received(1)
+        assert (await client.post("/v1/moderations", input="two")).status == 429
+        gate.set()
+        assert (await running).status == 200
+        assert (await client.post("/v1/moderations", input="two")).status == 200
+
+
+@pytest.mark.parametrize("backend", ["model", "endpoint", "builtin"])
+async def test_a_model_that_moderates_is_refused_to_a_key_with_a_budget(
+    upstream: scripted.Upstream, tmp_path: Path, backend: str
+) -> None:
+    upstream.answer(result(hate=0.0))
+    guards = {"input": "block", "backend": backend}
+    if backend != "builtin":
+        guards |= {"provider": "up", "model": "judge"}
+    tree = base_config(tmp_path / "anos.db", upstream) | {
+        "guards": {"moderation": guards},
+        "budgets": {"default": {"usd": 1, "window": "day"}},
+        "keys": {"ann": {"key": "sk-ann"}},
+    }
+    headers = {"Authorization": "Bearer sk-ann"}
+    async with serving(tree) as client:
+        answer = await client.request(
+            "POST", "/v1/moderations", headers=headers, json={"input": "hi"}
+        )
+    if backend == "model":
+        assert (answer.status, answer.error["param"], answer.error["code"]) == (
+            *(400, "model", "unpriced_model"),
+        )
+        assert upstream.requests == []
+    else:
+        assert answer.status == 200
 
 
 async def test_a_text_is_answered_with_its_categories_and_scores(api: Client) -> None:

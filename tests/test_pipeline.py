@@ -347,6 +347,53 @@ async def test_a_banned_phrase_in_any_chat_message_never_reaches_the_model(
     assert not upstream.requests
 
 
+def spoken(*parts: str, kind: str = "output_text") -> Json:
+    name = "refusal" if kind == "refusal" else "text"
+    return {"role": "assistant", "content": [{"type": kind, name: part} for part in parts]}
+
+
+HALVES = {
+    "two parts": [spoken("a forbidden", "phrase")],
+    "two messages": [spoken("a forbidden"), spoken("phrase")],
+    "a call between": [spoken("a forbidden"), *called("fine")[:1], spoken("phrase"), called("")[1]],
+    "two refusals": [spoken("a forbidden", "phrase", kind="refusal")],
+}
+
+
+@pytest.mark.parametrize("mode", ["block", "mask", "monitor"])
+@pytest.mark.parametrize("halves", HALVES.values(), ids=HALVES)
+async def test_a_phrase_that_the_gateway_itself_would_put_together_never_reaches_the_model(
+    gateway, upstream, halves: list[Json], mode: str
+) -> None:
+    config = merge(GUARDED, {"guards": {"keywords": {"input": mode}}})
+    anos = await gateway(merge(config, {"providers": {"up": {"dialect": "chat"}}}))
+    reply = await call(anos, RESPONSES, input=[*halves, *user("?")])
+    if mode == "monitor":
+        assert (reply.status, reply.headers["anos-guards"]) == (200, "keywords=monitor")
+        assert "forbidden\\nphrase" in json.dumps(upstream.requests[0].body)
+    else:
+        assert (reply.status, reply.error) == (400, BLOCKED)
+        assert not upstream.requests
+
+
+async def test_what_is_put_together_with_the_history_is_looked_at(gateway, upstream) -> None:
+    anos = await gateway(merge(GUARDED, {"providers": {"up": {"dialect": "chat"}}}))
+    upstream.answer(scripted.chat_text("A forbidden"))
+    made = (await call(anos, RESPONSES)).body
+    child = {"previous_response_id": made["id"]}
+    assert (await call(anos, RESPONSES, input=[spoken("thing")], **child)).status == 200
+    refused = await call(anos, RESPONSES, input=[spoken("phrase")], **child)
+    assert (refused.status, refused.error) == (400, BLOCKED)
+
+
+async def test_what_was_masked_is_put_together_as_it_was_masked(gateway, upstream) -> None:
+    config = merge(GUARDED, {"guards": {"keywords": {"input": "mask"}}})
+    anos = await gateway(merge(config, {"providers": {"up": {"dialect": "chat"}}}))
+    reply = await call(anos, RESPONSES, input=[spoken("a forbidden phrase", "or two"), *user("?")])
+    assert reply.status == 200
+    assert upstream.requests[0].body["messages"][0]["content"] == "a ***\nor two"
+
+
 async def test_a_banned_phrase_in_the_history_never_reaches_the_model_again(
     gateway, upstream
 ) -> None:

@@ -227,7 +227,8 @@ async def test_what_does_not_finish_in_time_is_ended_with_its_reason(process, up
         while (event := await anos.next_event(response)) is not None:
             last = event
     ended = last["response"]
-    reason = {"code": "server_error", "message": "The gateway is shutting down."}
+    reason = {"type": "server_error", "code": "server_error"}
+    reason["message"] = "The gateway is shutting down."
     assert (last["type"], ended["status"], ended["error"]) == ("response.failed", "failed", reason)
     refused = await waiting
     assert (refused.status, refused.error["message"]) == (503, reason["message"])
@@ -257,7 +258,8 @@ async def test_what_a_kill_left_unfinished_has_failed_after_the_restart(process,
     again = await process({})
     failed = (await again.get(f"{RESPONSES}/{queued}")).body
     assert (failed["status"], failed["output"]) == ("failed", [])
-    assert failed["error"] == {"code": "server_error", "message": "gateway restarted"}
+    error = {"type": "server_error", "code": "server_error", "message": "gateway restarted"}
+    assert failed["error"] == error
     refused = await again.post(f"{RESPONSES}/{queued}/cancel")
     assert refused.error["message"] == "Cannot cancel a failed response."
     upstream.answer(scripted.responses_text("three"))

@@ -130,6 +130,7 @@ async def test_a_request_is_found_by_its_id_the_newest_first_and_by_its_number(
         {"request_id": "twice", "status": 200},
         {"request_id": "twice", "status": 500},
         {"request_id": "1", "status": 418},
+        {"request_id": "9" * 19, "status": 418},
     )
 
     async def told(name: str) -> queries.Told | None:
@@ -141,10 +142,24 @@ async def test_a_request_is_found_by_its_id_the_newest_first_and_by_its_number(
     by_number = await told("2")
     assert by_number is not None
     assert by_number.row["seq"] == 2
-    shadowed = await told("1")
-    assert shadowed is not None
-    assert shadowed.row["status"] == 418
+    # A client can send a number as its id: that hides no row.
+    first, long = await told("1"), await told("9" * 19)
+    assert first is not None
+    assert long is not None
+    assert (first.row["status"], long.row["seq"]) == (200, 4)
     assert [await told(name) for name in ("none", "99", "9" * 40, "²")] == [None] * 4
+
+
+async def test_the_requests_of_an_id_are_listed_newest_first(store: Store) -> None:
+    await save(store, *({"request_id": name} for name in ("1", "2", "1", "1")))
+
+    async def seqs(name: str, limit: int) -> list[int]:
+        rows = await store.read(partial(queries.requests_of_id, name, limit))
+        return [row["seq"] for row in rows]
+
+    assert await seqs("1", 10) == [4, 3, 1]
+    assert await seqs("1", 2) == [4, 3]
+    assert await seqs("3", 2) == []
 
 
 async def test_a_request_names_the_rows_that_correct_it(store: Store) -> None:

@@ -40,7 +40,63 @@ def timeless(response: Json) -> Json:
     return {k: v for k, v in response.items() if k not in changing} | {"output": items}
 
 
+# The settings that a client sends, and what of them its Response repeats.
+SETTINGS: Json = {
+    "temperature": 0.2,
+    "top_p": 0.5,
+    "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
+    "text": {"format": {"type": "json_object"}},
+    "reasoning": {"effort": "low"},
+    "truncation": "auto",
+}
+ECHO = {
+    **SETTINGS,
+    "tools": [{**SETTINGS["tools"][0], "description": None, "strict": None}],
+    "reasoning": {"effort": "low", "summary": None},
+}
+
+
+def echoed(response: Json) -> Json:
+    return {name: response[name] for name in ECHO}
+
+
 # The same answer, however it is asked for --------------------------------------------------------
+
+
+@pytest.mark.parametrize("repair", [False, True])
+async def test_every_snapshot_repeats_the_settings_of_the_request_whatever_the_upstream_says(
+    gateway, upstream, dialect: str, repair: bool
+) -> None:
+    quirks = {"providers": {"up": {"dialect": dialect, "quirks": {"repair": repair}}}}
+    anos = await gateway(quirks)
+    upstream.answer(says(dialect, "Hi."), streams(dialect, "Hi."))
+    whole = (await anos.post("/v1/responses", input="Hi", **SETTINGS)).body
+    events = await anos.stream("/v1/responses", input="Hi", **SETTINGS)
+    snapshots = [event["response"] for event in events if "response" in event]
+    retrieved = (await anos.get(f"/v1/responses/{whole['id']}")).body
+    assert len(snapshots) == 3
+    for response in (whole, retrieved, *snapshots):
+        assert echoed(response) == ECHO
+
+
+async def test_a_setting_that_was_not_sent_is_as_the_upstream_says(gateway, upstream) -> None:
+    anos = await gateway()
+    upstream.answer({**scripted.responses_text("Hi."), "temperature": 0.7, "service_tier": "flex"})
+    body = (await anos.post("/v1/responses", input="Hi", service_tier="auto")).body
+    assert (body["temperature"], body["service_tier"]) == (0.7, "flex")
+
+
+async def test_what_lets_a_tools_server_in_is_told_the_upstream_alone(gateway, upstream) -> None:
+    anos = await gateway()
+    tool = {"type": "mcp", "server_label": "m", "server_url": "https://m.example"}
+    secret = {"authorization": "tok-secret", "headers": {"X-Key": "tok-secret"}}
+    upstream.answer({**scripted.responses_text("Hi."), "tools": [tool | secret]})
+    reply = await anos.post("/v1/responses", input="Hi", tools=[tool | secret])
+    assert upstream.requests[0].body["tools"] == [tool | secret]
+    assert reply.body["tools"] == [tool]
+    assert b"tok-secret" not in (await anos.get(f"/v1/responses/{reply.body['id']}")).raw
 
 
 @pytest.mark.parametrize("kind", ["text", "calls"])
@@ -189,6 +245,15 @@ async def test_an_output_that_answers_no_call_is_refused(gateway, upstream, dial
     assert refused.error["message"] == (
         "No tool call found for function call output with call_id call_x."
     )
+    assert not upstream.requests
+
+
+async def test_a_call_that_nothing_answers_is_refused(gateway, upstream, dialect: str) -> None:
+    anos = await gateway(speaking(dialect))
+    call = scripted.function_call("f", call_id="call_x", id="fc_x")
+    refused = await anos.post("/v1/responses", input=[call, {"role": "user", "content": "Well?"}])
+    assert (refused.status, refused.error["param"]) == (400, "input")
+    assert refused.error["message"] == "No tool output found for function call call_x."
     assert not upstream.requests
 
 

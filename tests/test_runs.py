@@ -191,7 +191,10 @@ async def test_cancel_of_what_has_ended_names_the_state(
     made = (await anos.stream("/v1/responses", input="Hi"))[-1]["response"]
     refused = await anos.post(f"/v1/responses/{made['id']}/cancel")
     assert refused.status == 400
-    assert refused.error["message"] == f"Cannot cancel a {ending} response."
+    assert (
+        refused.error["message"]
+        == f"Cannot cancel {'an' if ending == 'incomplete' else 'a'} {ending} response."
+    )
     assert (await anos.get(f"/v1/responses/{made['id']}")).body == made
 
 
@@ -304,7 +307,8 @@ async def test_a_background_response_fails_where_nobody_is_told(
     made = (await anos.post("/v1/responses", input="Hi", background=True)).body
     failed = await ended(anos, made["id"])
     assert failed["status"] == "failed"
-    assert failed["error"] == {"code": "bad", "message": "No such tool."}
+    error = {"type": "server_error", "code": "bad", "message": "No such tool."}
+    assert failed["error"] == error
 
 
 @pytest.mark.parametrize(("field", "value"), [("store", False), ("stream", True)])

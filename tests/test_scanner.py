@@ -445,13 +445,44 @@ def test_a_snapshot_that_says_more_than_the_stream_is_looked_at() -> None:
     assert answer.incomplete_reason == "content_filter"
 
 
-@pytest.mark.parametrize("fields", [{"citations": [PHRASE]}, {"x": {"y": PHRASE}}], ids=str)
-def test_whatever_else_a_chunk_says_is_looked_at(fields: Json) -> None:
+NAMES = {"service_tier": "default", "system_fingerprint": "fp_0123456789"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"citations": [PHRASE]},
+        {"x": {"y": PHRASE}},
+        {"service_tier": PHRASE},
+        {"system_fingerprint": PHRASE},
+        {"system_fingerprint": [{"x": PHRASE}]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("names", [{}, NAMES], ids=["without names", "with names"])
+def test_whatever_else_a_chunk_says_is_looked_at(fields: Json, names: Json) -> None:
     chunks = scripted.chat_stream(["Fine. ", "More."])
+    for each in chunks[:-1]:
+        each |= names
     chunks[2] |= fields
     events, _, _ = run("content", encoded(chunks))
     assert said(events) == "Fine. "
     assert PHRASE not in str(events)
+    events, _, _ = run("content", encoded(chunks), "mask")
+    assert PHRASE not in str(events)
+    if all(type(value) is str for value in fields.values()):
+        assert said(events) == "Fine. More."
+        assert events[2].items() >= dict.fromkeys(fields, "***").items()
+
+
+def test_the_plain_names_in_a_chunk_are_no_texts() -> None:
+    chunks = scripted.chat_stream(["Fine. ", "More. ", "And more."])
+    _, _, bare = run("content", encoded(chunks))
+    for each in chunks[:-1]:
+        each |= NAMES
+    events, _, scanned = run("content", encoded(chunks))
+    assert all(event.items() >= NAMES.items() for event in events[:-1])
+    assert (scanned.texts, scanned.bytes) == (bare.texts, bare.bytes)
 
 
 # Disguised ----------------------------------------------------------------------------------------
@@ -614,3 +645,163 @@ def test_parts_and_choices_that_speak_in_turns_let_nothing_out(
         matches = ONLY.scan(whole)
         assert whole.startswith(shown)
         assert not matches or len(shown) <= matches[0].start
+
+
+# Read by their bytes ------------------------------------------------------------------------------
+
+
+def delta(text: str, number: int, **fields: Any) -> Json:
+    event = {"type": f"{TEXT}.delta", "sequence_number": number, "item_id": "msg_1"}
+    return {**event, "output_index": 0, "content_index": 0, "delta": text, "logprobs": [], **fields}
+
+
+def padded(text: str, number: int) -> Json:
+    return delta(text, number, obfuscation="a8Zq"[: number % 5])
+
+
+def numbered_last(text: str, number: int) -> Json:
+    event = delta(text, number)
+    return {**event, "sequence_number": event.pop("sequence_number")}
+
+
+def chunk(text: str, number: int) -> Json:
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "choices": [choice]}
+
+
+def padded_chunk(text: str, number: int) -> Json:
+    return {**chunk(text, number), "usage": None, "obfuscation": "x" * (number % 7)}
+
+
+def call(text: str, number: int) -> Json:
+    return delta(text, number, type="response.function_call_arguments.delta")
+
+
+WRITTEN: dict[str, Callable[[str, int], Json]] = {
+    "deltas": delta,
+    "padded deltas": padded,
+    "deltas with their number last": numbered_last,
+    "chunks": chunk,
+    "padded chunks": padded_chunk,
+    "arguments": call,
+}
+SAYS = st.sampled_from([
+    *("forbidden", " phrase", "for", "bidden ", "stop ", "it", "x1", "2y", ". ", "fine ", ""),
+    *('"', "\\", "\\u0066", "é", "\u200b", "\n", "\x7f", "}\n\n", "日本", "\U0001f600"),
+])  # fmt: skip
+
+
+def screened(
+    name: str, mode: str, reads: Iterable[bytes], rules: Rules = ONLY
+) -> tuple[bytes, Scanned, Answer]:
+    scanned = streams("content" if "chunk" in name else "output_text", mode, rules)
+    out = b"".join([scanned._screened(read) for read in reads])
+    if not scanned.is_blocked:
+        out += scanned._cleared()
+    closing, answer = scanned._closed("incomplete", None)
+    return out + closing, scanned, answer
+
+
+@pytest.mark.parametrize("mode", ["block", "mask", "monitor"])
+@pytest.mark.parametrize("name", WRITTEN)
+@settings(max_examples=300 if IS_TORTURE else 40, deadline=None)
+@given(
+    texts=st.lists(SAYS, max_size=16),
+    sizes=st.lists(st.integers(1, 6), min_size=16),
+    rules=st.sampled_from([ONLY, RULES]),
+)
+def test_events_that_are_not_parsed_come_out_as_those_that_are(
+    name: str, mode: str, texts: list[str], sizes: list[int], rules: Rules
+) -> None:
+    made = [WRITTEN[name](text, number) for number, text in enumerate(texts, 3)]
+    events = [scripted.encode(event) for event in made]
+    # With a comment in it every event is one of its own.
+    apart, closely, expected = screened(name, mode, [b": \n" + each for each in events], rules)
+    rest, reads = iter(events), []
+    for size in sizes:
+        reads.append(b"".join(itertools.islice(rest, size)))
+    together, scanned, answer = screened(name, mode, reads, rules)
+    assert together == apart
+    assert scanned.found == closely.found
+    if scanned.is_blocked:  # what shows that a phrase is complete may come long after it
+        assert scanned.texts <= closely.texts
+        assert scanned.bytes <= closely.bytes
+    else:
+        assert (scanned.texts, scanned.bytes) == (closely.texts, closely.bytes)
+    assert (answer.output, answer.text_bytes) == (expected.output, expected.text_bytes)
+
+
+@pytest.mark.parametrize("name", ["deltas", "padded deltas", "chunks", "arguments"])
+@pytest.mark.parametrize("phrase", [["forbidden phrase"], ["forbidden", " ", "phrase"]])
+@pytest.mark.parametrize("end", [".", " é", "\n"])
+def test_what_comes_in_one_read_with_a_match_but_after_it_does_not_count(
+    name: str, phrase: list[str], end: str
+) -> None:
+    looked_at = ["Fine: ", "I am ", "a ", *phrase, end]
+    texts = [*looked_at, *["More. ", "Même plus. "] * 5]
+    events = [scripted.encode(WRITTEN[name](text, n)) for n, text in enumerate(texts)]
+    for cuts in ([1], [2], [4], [5], [1, 3, 5], range(1, len(events))):
+        reads = map(b"".join, (events[a:b] for a, b in itertools.pairwise([0, *cuts, None])))
+        _, scanned, _ = screened(name, "block", reads)
+        assert scanned.is_blocked
+        assert (scanned.texts, scanned.bytes) == (
+            len(looked_at),
+            len("".join(looked_at).encode()),
+        )
+
+
+ODD = {
+    "another field": b'"delta": "fine", "note": "forbidden phrase", "logprobs": []',
+    "the same field again": b'"delta": "fine", "delta": "forbidden phrase", "logprobs": []',
+    "an escaped name": b'"delta": "fine", "d\\u0065lta": "forbidden phrase", "logprobs": []',
+    "escapes": b'"delta": "forb\\u0069dden phr\\u0061se", "logprobs": []',
+    "tokens": b'"delta": "fine", "logprobs": [{"token": "forbidden phrase", "logprob": 0}]',
+    "another number": b'"delta": "forbidden phrase", "logprobs": [], "sequence_number": 9',
+}
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+@pytest.mark.parametrize("name", ODD)
+def test_an_event_that_is_nearly_like_the_ones_before_is_parsed(name: str, is_alone: bool) -> None:
+    usual = [scripted.encode(delta("fine. ", number)) for number in range(5)]
+    odd = scripted.encode(delta("fine", 5)).replace(b'"delta": "fine", "logprobs": []', ODD[name])
+    assert odd != scripted.encode(delta("fine", 5))
+    reads = [*usual, odd] if is_alone else [usual[0], b"".join([*usual[1:], odd])]
+    out, scanned, _ = screened("deltas", "block", reads)
+    assert scanned.is_blocked
+    assert b"phrase" not in out
+    assert b"phr\\u0061se" not in out
+    assert out.startswith(b"".join(usual))
+
+
+@pytest.mark.parametrize(
+    "broken", [b'"fine", "logprobs": []', b'"fine\xff"', b'"fi\x01ne"', b'"fine\\"', b'"fi"ne"']
+)
+def test_a_delta_that_cannot_be_read_is_not_let_out(broken: bytes) -> None:
+    usual = [scripted.encode(delta("fine. ", number)) for number in range(5)]
+    raw = scripted.encode(delta("fine", 5)).replace(b'"fine"', broken)
+    raw = raw.replace(b', "logprobs": [], "logprobs": []}', b', "logprobs": []')
+    for reads in ([*usual, raw], [usual[0], b"".join([*usual[1:], raw])]):
+        scanned = streams("output_text", "block", ONLY)
+        assert b"".join(map(scanned._screened, reads)) == b"".join(usual)
+        with pytest.raises(UpstreamError):
+            scanned.finish()
+
+
+def test_deltas_of_a_part_that_goes_on_after_others_are_told_apart() -> None:
+    texts = ["One ", "two ", "three ", "four "]
+    events = [
+        delta(text, n, item_id=f"m{n % 2}", output_index=n % 2) for n, text in enumerate(texts)
+    ]
+    out, _, answer = screened("deltas", "block", [scripted.encode(event) for event in events])
+    assert out.startswith(b"".join(map(scripted.encode, events)))
+    assert said_by(answer.output) == "One three two four "
+
+
+def test_a_chat_without_a_chunk_of_its_own_for_the_role_is_closed_like_any_other() -> None:
+    chunks = [scripted.encode(chunk(text, 0)) for text in ["Fine: ", "forbidden ", "phrase."]]
+    out, scanned, _ = screened("chunks", "block", chunks)
+    assert scanned.is_blocked
+    last = grammar.parse(out)[-1]
+    assert (last["id"], last["created"]) == ("c", 1)
+    assert last["choices"][0]["finish_reason"] == "content_filter"

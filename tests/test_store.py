@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anos.schema import parse_schema
+from anos.statements import parse_schema
 from anos.store import (
     Begin,
     Delete,
@@ -245,6 +245,18 @@ async def test_a_second_end_changes_nothing_but_is_on_record(store: Store, tmp_p
         await store.submit(finish("r", "late"))
     assert await history(store, "r") == ["r.in", "r.out"]
     assert query(tmp_path / "anos.db", "SELECT count(*) FROM exchanges") == [(2,)]
+
+
+async def test_a_history_tells_what_its_last_response_said_and_who_cleared_the_rest(
+    store: Store,
+) -> None:
+    await save(store, "r", output=[item("x"), item("y")], cleared="v1")
+    await save(store, "branch", "r", input=[], output=[item("z")])
+    await save(store, "quiet", "r", output=[])
+    first, branch, quiet = [await store.history(A, name) for name in ("r", "branch", "quiet")]
+    assert (ids(first.items), first.said, first.cleared) == (["r.in", "x", "y"], 2, "v1")
+    assert (ids(branch.items), branch.said, branch.cleared) == (["r.in", "x", "y", "z"], 1, None)
+    assert (ids(quiet.items)[3:], quiet.said) == (["quiet.in"], 0)
 
 
 async def test_deleting_a_parent_leaves_the_child_but_not_its_history(store: Store) -> None:
@@ -571,8 +583,19 @@ async def test_a_file_of_a_newer_program_is_refused_untouched(tmp_path: Path) ->
     await (await Store.open(path, SQL, SECRET)).close()
     query(path, "PRAGMA user_version = 99")
     content = path.read_bytes()
-    assert "version 99, this program knows up to 2" in await refusal(path)
+    assert "version 99, this program knows up to 3" in await refusal(path)
     assert path.read_bytes() == content
+
+
+async def test_a_file_that_another_gateway_uses_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "anos.db"
+    first = await Store.open(path, SQL, SECRET)
+    assert "another gateway uses it" in await refusal(path)
+    await save(first, "r")
+    await first.close()
+    second = await Store.open(path, SQL, SECRET)
+    assert await history(second, "r") == ["r.in", "r.out"]
+    await second.close()
 
 
 async def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
@@ -588,21 +611,21 @@ async def test_migrations_run_once_each_and_whole_or_not_at_all(tmp_path: Path) 
     path, sql = tmp_path / "anos.db", tmp_path / "store.sql"
     path.touch()  # a file of version 0
     await (await Store.open(path, SQL, SECRET)).close()
-    assert query(path, "PRAGMA user_version") == [(2,)]
+    assert query(path, "PRAGMA user_version") == [(3,)]
     broken = (
-        "-- migration 3: half of it\nCREATE TABLE extra (x);\nINSERT INTO nowhere VALUES (1);\n"
+        "-- migration 4: half of it\nCREATE TABLE extra (x);\nINSERT INTO nowhere VALUES (1);\n"
     )
     text = SQL.read_text(encoding="utf-8")
     first_name = text.index("-- name:")
     sql.write_text(text[:first_name] + broken + text[first_name:], encoding="utf-8")
     assert "nowhere" in await refusal(path, sql)
-    assert query(path, "PRAGMA user_version") == [(2,)]
+    assert query(path, "PRAGMA user_version") == [(3,)]
     assert query(path, "SELECT name FROM sqlite_schema WHERE name = 'extra'") == []
     whole = broken.replace("nowhere", "extra")
     sql.write_text(text[:first_name] + whole + text[first_name:], encoding="utf-8")
     for _ in range(2):
         await (await Store.open(path, sql, SECRET)).close()
-        assert query(path, "PRAGMA user_version") == [(3,)]
+        assert query(path, "PRAGMA user_version") == [(4,)]
         assert query(path, "SELECT x FROM extra") == [(1,)]
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from guards.escapes import unfinished
 from guards.json_text import JsonScanner
 from guards.keywords import Match, Pattern, Phrase, Rules
 from guards.stream_scanner import StreamScanner
@@ -177,3 +178,63 @@ def test_feeding_takes_microseconds() -> None:
             best = min(best, (time.perf_counter() - started) * 1e6 / len(pieces))
         print(f"{len(phrases)} phrases: {best:.2f} µs for 20 characters")  # noqa: T201
         assert best < 30
+
+
+MANY = Rules(
+    [
+        Phrase(text, text)
+        for text in ["the people", "of course not", "theory", "of", "aab b", "people s", "a b c d"]
+    ],
+    [],
+    ["of course", "the people of"],
+)
+WORDS = ["the ", "people", "of", "course ", " not", "theory", "a", "b ", "aa", "s", " ", ",", ". "]
+MORE = [*WORDS, "(", "-", "1", "0f", "\n", "é", "\u200b", "People ", "'", "no "]
+
+
+def looked_at_closely(scanner: StreamScanner, piece: str) -> Match | None:
+    """As `feed`, without a memory."""
+    words = (scanner._state + piece).split(" ")
+    scanner.fed += len(piece)
+    scanner._state = ""
+    for number, word in enumerate(words):
+        is_last = number == len(words) - 1
+        end = scanner.fed - len(" ".join(words[number + 1 :]))
+        chunk = scanner._state + word + " " * (not is_last)
+        match, scanner._state = scanner._search.take(chunk, end)
+        if match is not None:
+            return match
+    return None
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.sampled_from([MANY, PHRASES_ONLY]), st.lists(st.sampled_from(MORE), max_size=12))
+def test_what_is_remembered_of_words_is_what_a_closer_look_at_them_says(
+    rules: Rules, pieces: list[str]
+) -> None:
+    quick, close = StreamScanner(rules), StreamScanner(rules)
+    for piece in pieces:
+        match = quick.feed(piece)
+        assert match == looked_at_closely(close, piece)
+        if match is not None:
+            return
+        assert quick.safe == close.safe
+        assert quick._state == close._state
+    assert quick.finish() == close.finish()
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.sampled_from([*MORE, "\\", "\\n", "\\u0066", '"', "stop it", "bad"]), max_size=12)
+)
+def test_json_without_escapes_is_searched_as_json_is(pieces: list[str]) -> None:
+    quick, other = JsonScanner(PHRASES_ONLY), JsonScanner(PHRASES_ONLY)
+    for piece in pieces:
+        match = quick.feed(piece)
+        text = other._rest + piece
+        end = unfinished(text)
+        other._rest = text[end:]
+        assert match == other._pass_on(text[:end])
+        if match is not None:
+            return
+        assert (quick.safe, quick._origins) == (other.safe, other._origins)

@@ -9,7 +9,15 @@ import pytest
 from aiohttp import ClientError, ClientSession, ClientTimeout, ServerDisconnectedError
 
 from anos import stub
-from anos.stub_answers import DIRECTIVES, compose, directives, read_request, sample, spoken
+from anos.stub_answers import (
+    DIRECTIVES,
+    MOST_PIECES,
+    compose,
+    directives,
+    read_request,
+    sample,
+    spoken,
+)
 from tests.grammar import check, check_chat, parse
 
 WEATHER = {
@@ -223,6 +231,13 @@ async def test_chunks_are_as_many_as_asked_for(dialect: Dialect) -> None:
     assert [delta.strip() for delta in deltas] == [str(number) for number in range(1, 65)]
     deltas = text_deltas(await dialect.streamed("echo-chunks-3", prompt="äbc"))
     assert deltas == ["ä", "b", "c"]
+
+
+async def test_a_very_long_answer_comes_in_a_bounded_number_of_chunks(dialect: Dialect) -> None:
+    prompt = " ".join(map(str, range(MOST_PIECES + 1)))
+    deltas = text_deltas(await dialect.streamed("echo", prompt=prompt))
+    assert len(deltas) == MOST_PIECES
+    assert "".join(deltas) == prompt
 
 
 @pytest.mark.parametrize("stream", [False, True])

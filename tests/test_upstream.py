@@ -288,6 +288,17 @@ async def test_a_connection_that_ends_before_an_answer_is_tried_once_more(
     assert upstream.requests == 2
 
 
+@every_way
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 ", b"HTTP/1.1 200 OK\r\nContent-"])
+async def test_an_answer_that_breaks_off_in_its_head_is_not_asked_for_again(
+    gateway, way: Way, begun: bytes
+) -> None:
+    async with serve(begun) as upstream:
+        reply = await way.ask(await gateway(way.config(base_url=upstream.url)))
+    failure(reply, 502, "upstream_error")
+    assert upstream.requests == 1
+
+
 NOT_HTTP = [
     b"SSH-2.0-OpenSSH_9.6\r\n",
     b"HTTP/1.1 200 OK\r\nContent-",

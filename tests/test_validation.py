@@ -71,7 +71,7 @@ SCHEMA = {"type": "json_schema", "name": "answer", "schema": {"type": "object"}}
         {"background": True, "store": True},
         {"stream": True, "stream_options": {"include_obfuscation": False}},
         {"previous_response_id": "resp_1"},
-        {"seed": 7, "stop": None, "acme": {"x": None}, "n": 1},
+        {"seed": 7, "stop": None, "acme": {"x": None}},
     ],
 )
 def test_valid_fields_stay_as_they_were_sent(fields: dict):
@@ -94,10 +94,28 @@ def test_null_of_a_known_field_means_not_sent():
         ({"max_tokens": 5, "max_output_tokens": 7}, {"max_output_tokens": 7}),
         ({"max_tokens": 5, "max_output_tokens": None}, {"max_output_tokens": 5}),
         ({"max_tokens": None, "max_output_tokens": 7}, {"max_output_tokens": 7}),
+        ({"max_completion_tokens": 5}, {"max_output_tokens": 5}),
+        ({"max_tokens": 9, "max_completion_tokens": 5}, {"max_output_tokens": 5}),
+        ({"max_tokens": 9, "max_completion_tokens": None}, {"max_output_tokens": 9}),
+        (
+            {"max_tokens": 9, "max_completion_tokens": 5, "max_output_tokens": 7},
+            {"max_output_tokens": 7},
+        ),
     ],
 )
-def test_max_tokens_becomes_max_output_tokens_which_wins(sent: dict, expected: dict):
+def test_chats_caps_become_max_output_tokens_which_wins(sent: dict, expected: dict):
     assert valid(**sent) == expected
+
+
+@pytest.mark.parametrize("n", [1, None])
+def test_one_choice_is_what_a_response_has_anyway(n: int | None):
+    assert valid(n=n) == {}
+
+
+def test_more_choices_than_one_are_not_a_response():
+    error = refused({"model": "m", "input": "x", "n": 2})
+    assert (error.param, error.code) == ("n", UNSUPPORTED)
+    assert refused({"model": "m", "input": "x", "n": "2"}).code == INVALID
 
 
 def test_input_may_be_left_out_when_a_response_is_continued():
@@ -360,7 +378,8 @@ def test_a_page(query: dict, page: Page):
 
 
 @pytest.mark.parametrize(
-    "limit", ["0", "101", "-1", "1.0", "", "x", "٣", "9" * 5000, "10000", "1e1"]
+    "limit",
+    ["0", "101", "-1", "1.0", "", "x", "٣", "9" * 5000, "10000", "1e1", "00001000", "0001" * 9],
 )
 def test_a_limit_is_from_1_to_100(limit: str):
     with pytest.raises(InvalidRequest) as caught:
