@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from anos import cli, lifecycle, middleware, server
+from anos import cli, intake, lifecycle, middleware, server
 from anos.config_sections import Config
 from anos.routes import HOT, PUBLIC, ROLES, ROUTES
 from anos.state import BOUNDS, DEFAULT_BOUNDS, Bounds
@@ -35,7 +35,10 @@ def build_app(
     for method, path, handler in ROUTES + PUBLIC:
         prefixes = ("/v1", "", "/openai/v1") if path.startswith("/v1/") else ("",)
         for prefix in prefixes:
-            app.router.add_route(method, prefix + path.removeprefix("/v1"), handler)
+            full = prefix + path.removeprefix("/v1")
+            app.router.add_route(method, full, handler, expect_handler=intake.expect)
+    for _, path, handler in PUBLIC:  # balancers ask so
+        app.router.add_route("HEAD", path, handler)
     hot: dict[str, server.Answer] = {p: partial(entry, handler=handler) for p, handler in HOT}
     app[server.HOT] = hot
     app.cleanup_ctx.append(lifecycle.contexts(config, STORE_SQL, load))
@@ -50,7 +53,10 @@ def run(config: Config, load: Callable[[], Config]) -> None:
     host, port = config.server.host, config.server.port
     try:
         server.run(app, host, port, lambda: lifecycle.reload_on_signal(app))
-    except (StoreError, OSError) as exc:  # the file, the port: a traceback says no more
+    except OSError as exc:  # the port, a file
+        named = f"{exc.filename}: " if exc.filename else ""
+        sys.exit(f"The gateway cannot start: {named}{exc.strerror or exc}")
+    except StoreError as exc:  # a traceback says no more
         sys.exit(f"The gateway cannot start: {exc}")
 
 

@@ -412,13 +412,13 @@ ON CONFLICT DO UPDATE SET
     reasoning_tokens = min(reasoning_tokens + excluded.reasoning_tokens, 9223372036854775807),
     cost = min(cost + excluded.cost, 9223372036854775807);
 
--- name: last_exchange
+-- name: end_of_exchanges
 SELECT seq, digest
 FROM exchanges
 ORDER BY seq DESC
 LIMIT 1;
 
--- name: last_change
+-- name: end_of_changes
 SELECT seq, digest
 FROM changes
 ORDER BY seq DESC
@@ -670,7 +670,7 @@ ORDER BY seq
 LIMIT :limit;
 
 -- name: changes_after
--- As exchanges_after.
+-- As exchanges_after, or those of a time only.
 SELECT
     seq,
     at_ms,
@@ -683,13 +683,15 @@ SELECT
     digest
 FROM changes
 WHERE seq > :seq
+    AND (:since_ms IS NULL OR at_ms >= :since_ms)
+    AND (:until_ms IS NULL OR at_ms < :until_ms)
 ORDER BY seq
 LIMIT :limit;
 
--- name: first_exchange
+-- name: start_of_exchanges
 SELECT min(seq) FROM exchanges;
 
--- name: first_change
+-- name: start_of_changes
 SELECT min(seq) FROM changes;
 
 -- name: checkpoints
@@ -713,6 +715,13 @@ WHERE seq <= :seq;
 -- name: cut_checkpoints
 DELETE FROM checkpoints
 WHERE log = :log AND seq < :seq;
+
+-- name: sizes_of_bodies
+-- Neither body is read for its length.
+SELECT seq, length(request), length(response)
+FROM bodies
+WHERE seq >= :first AND seq <= :last
+ORDER BY seq;
 
 -- name: oldest_bodies
 SELECT seq, started_ms, coalesce(length(request), 0) + coalesce(length(response), 0)
@@ -767,23 +776,6 @@ SELECT
 FROM exchanges
 WHERE started_ms >= :at_ms AND started_ms < :until_ms AND (started_ms > :at_ms OR seq > :seq)
 ORDER BY started_ms, seq
-LIMIT :limit;
-
--- name: export_changes
--- In the order they were made, after the row seq.
-SELECT
-    seq,
-    at_ms,
-    actor,
-    request_id,
-    action,
-    object,
-    before,
-    after,
-    digest
-FROM changes
-WHERE seq > :seq AND at_ms >= :since_ms AND at_ms < :until_ms
-ORDER BY seq
 LIMIT :limit;
 
 -- name: newest_changes

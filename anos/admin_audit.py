@@ -22,7 +22,7 @@ from anos.store import LogChange
 from anos.store_audit import newest_changes
 from anos.validation import missing, wrong_type
 
-_FAR = 1 << 53
+_NEWEST = 1 << 62  # no seq is so high
 # Less than SQLite's own suffixes, and than the secret's: such a file would be taken for another's.
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(?<!-wal)(?<!-shm)(?<!-journal)(?<!\.key)")
 
@@ -58,10 +58,9 @@ async def export(request: web.Request) -> web.StreamResponse:
     """GET /admin/audit/export: a log's rows as JSON lines or CSV, streamed."""
     query = request.query
     params.known(query, ("format", "log", "since", "until"))
-    form = _one_of(query.get("format", "jsonl"), "format", tuple(FORMATS))
-    log: Log = LOGS[LOGS.index(_one_of(query.get("log", LOGS[0]), "log", LOGS))]
-    span = params.span_ms(query, (0, _FAR))
-    blocks = upkeep.export(request[SERVING].store, log, form, *span)
+    form = params.one_of(query, "format", tuple(FORMATS)) or "jsonl"
+    log: Log = "changes" if params.one_of(query, "log", LOGS) == "changes" else "exchanges"
+    blocks = upkeep.export(request[SERVING].store, log, form, *params.span_ms(query))
     # The first one before the head: what goes wrong until then has a status of its own.
     first = await anext(blocks, b"")
     response = web.StreamResponse(headers=request[EXCHANGE].answer_headers())
@@ -82,7 +81,7 @@ async def list_changes(request: web.Request) -> web.Response:
     limit = params.limit_of(query, 100, 1000)
     place = params.place_of(query, 1)
     rows = await request[SERVING].store.read(
-        partial(newest_changes, place[0] if place else _FAR, query.get("object"), limit + 1)
+        partial(newest_changes, place[0] if place else _NEWEST, query.get("object"), limit + 1)
     )
     data = [
         {
@@ -93,9 +92,8 @@ async def list_changes(request: web.Request) -> web.Response:
         }
         for row in rows[:limit]
     ]
-    has_more = len(rows) > limit
-    following = params.place_text((data[-1]["seq"],)) if has_more else None
-    return _json({"object": "list", "data": data, "has_more": has_more, "next": following})
+    following = str(data[-1]["seq"]) if len(rows) > limit else None
+    return _json(params.listed(data, following))
 
 
 async def backup(request: web.Request) -> web.Response:
@@ -119,8 +117,7 @@ async def backup(request: web.Request) -> web.Response:
 async def integrity(request: web.Request) -> web.Response:
     """POST /admin/integrity: have SQLite check the whole file."""
     gateway, exchange = request[SERVING], request[EXCHANGE]
-    if await changes.body_of(request):
-        raise InvalidRequest("This takes no parameters.", code="unknown_parameter")
+    params.known(await changes.body_of(request), ())
     with _alone(gateway, "integrity"):
         try:
             problems = await upkeep.check(Path(gateway.live.config.server.database))
@@ -145,30 +142,18 @@ def _alone(gateway: Gateway, work: str) -> Iterator[None]:
 
 
 def _file_name(body: dict[str, Any]) -> str:
-    for name in body:
-        if name != "file":
-            raise InvalidRequest(
-                f"Unknown parameter '{name[:64]}'.", param=name[:64], code="unknown_parameter"
-            )
+    params.known(body, ("file",))
     if (given := body.get("file")) is None:
         raise missing("file")
     if not isinstance(given, str):
         raise wrong_type("file", "a string", given)
     if not _FILE.fullmatch(given):
         raise InvalidRequest(
-            "Invalid value for 'file': expected a plain name of letters, digits and . _ -; "
-            "the copy is put beside the database.",
+            "Invalid value for 'file': expected a plain name of letters, digits and . _ - that "
+            "ends like no other file of a database; the copy is put beside the database.",
             param="file",
         )
     return given
-
-
-def _one_of(value: str, name: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise InvalidRequest(
-            f"Invalid value for '{name}': expected one of {', '.join(allowed)}.", param=name
-        )
-    return value
 
 
 def _reason(exc: Exception) -> str:

@@ -8,8 +8,7 @@ import orjson
 from aiohttp import web
 
 from anos import changes, key_changes, key_views
-from anos.admin_params import once
-from anos.errors import InvalidRequest
+from anos.admin_params import known, listed
 from anos.key_settings import Tree, merged
 from anos.state import EXCHANGE, SERVING
 from anos.validation import missing, read_page
@@ -29,21 +28,19 @@ async def create(request: web.Request) -> web.Response:
 
 async def list_keys(request: web.Request) -> web.Response:
     """GET /admin/keys: a page of keys by name, of one project if the query names it."""
-    once(request.query)
+    known(request.query, ("project", "limit", "after"))
     live, page = request[SERVING].live, read_page(request.query)
     names = key_views.names(live)
     data: list[Tree] = []
     project = request.query.get("project")
     for name in names[bisect_right(names, page.after or "") :]:
-        known = key_views.find(live, name)
-        if project in (None, known.settings.get("project")):
-            data.append(known.shown())
+        key = key_views.find(live, name)
+        if project in (None, key.settings.get("project")):
+            data.append(key.shown())
         if len(data) > page.limit:
             break
-    has_more = len(data) > page.limit
-    del data[page.limit :]
-    following = data[-1]["name"] if has_more else None
-    return _json({"object": "list", "data": data, "has_more": has_more, "next": following})
+    following = data[page.limit - 1]["name"] if len(data) > page.limit else None
+    return _json(listed(data[: page.limit], following))
 
 
 async def retrieve(request: web.Request) -> web.Response:
@@ -60,8 +57,7 @@ async def edit(request: web.Request) -> web.Response:
 async def rotate(request: web.Request) -> web.Response:
     """POST /admin/keys/{name}/rotate: a new text; the old one works for `overlap_s` more."""
     body = await changes.body_of(request)
-    if unknown := body.keys() - {"overlap_s"}:
-        raise InvalidRequest(f"{min(unknown)}: unknown key", param=min(unknown))
+    known(body, ("overlap_s",))
     text = await key_changes.rotate(
         request[SERVING], request[EXCHANGE], _name(request), body.get("overlap_s", 0)
     )

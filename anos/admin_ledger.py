@@ -20,9 +20,7 @@ from anos.validation import check_shape
 
 _DEFAULT_DAYS = 30
 _COUNTS = SUMS[:-1]  # the cost is the last
-_GROUPS = (*queries.COLUMNS, *spend.STEPS)
-_FAR_MS = 1 << 53
-_STATUSES = ("queued", "in_progress", "completed", "incomplete", "failed", "cancelled")
+_GROUPS = (*params.COLUMNS, *params.STEPS)
 
 
 async def read_spend(request: web.Request) -> web.Response:
@@ -50,15 +48,12 @@ async def read_spend(request: web.Request) -> web.Response:
         shown.update(zip(columns, row.groups, strict=True))
         data.append(_sums(shown, row.values))
     return _json(
-        {
-            "object": "list",
+        params.listed(data)
+        | {
             "since": params.iso(span[0]),
             "until": params.iso(span[1]),
             "time_zone": time_zone,
-            "data": data,
             "totals": _sums({}, spend.total(rows)),
-            "has_more": False,
-            "next": None,
         }
     )
 
@@ -70,7 +65,7 @@ async def list_requests(request: web.Request) -> web.Response:
         return await _of_id(request, request_id)
     names = ("key", "project", "model", "status", "route", "since", "until", "response_id")
     params.known(query, (*names, "request_id", "limit", "after"))
-    span = params.span_ms(query, (0, _FAR_MS))
+    span = params.span_ms(query)
     limit = params.limit_of(query, 20, 1000)
     place = params.place_of(query, 2)
     after = None if place is None else (place[0], place[1])
@@ -80,7 +75,7 @@ async def list_requests(request: web.Request) -> web.Response:
     else:
         at = (span[1], 0) if after is None else after
         rows, following = await searches.requests(store, which, span[0], at, limit)
-    return _list([views.summary(row) for row in rows], params.place_text(following))
+    return _json(params.listed([views.summary(row) for row in rows], params.place_text(following)))
 
 
 async def _of_id(request: web.Request, request_id: str) -> web.Response:
@@ -89,7 +84,7 @@ async def _of_id(request: web.Request, request_id: str) -> web.Response:
     limit = params.limit_of(request.query, 20, 1000)
     read = partial(queries.requests_of_id, request_id, limit)
     rows = await request[SERVING].store.read(read)
-    return _list([views.summary(row) for row in rows], None)
+    return _json(params.listed([views.summary(row) for row in rows]))
 
 
 async def read_request(request: web.Request) -> web.Response:
@@ -105,16 +100,11 @@ async def list_responses(request: web.Request) -> web.Response:
     """GET /admin/responses: what is known of stored responses, but nothing they say."""
     query = request.query
     params.known(query, ("project", "model", "status", "since", "limit", "after"))
-    status = query.get("status")
-    if status is not None and status not in _STATUSES:
-        raise InvalidRequest(
-            f"Invalid value for 'status': expected one of {', '.join(_STATUSES)}.", param="status"
-        )
     which = Stored(
         project=params.project_of(query),
         model=query.get("model"),
-        status=status,
-        since_ms=params.span_ms(query, (0, _FAR_MS))[0],
+        status=params.one_of(query, "status", params.STATUSES),
+        since_ms=params.span_ms(query)[0],
     )
     limit = params.limit_of(query, 20, 1000)
     place = params.place_of(query, 1)
@@ -123,7 +113,7 @@ async def list_responses(request: web.Request) -> web.Response:
         gateway.store, which, None if place is None else place[0], limit
     )
     data = [_stored(gateway, row) for row in rows]
-    return _list(data, None if following is None else str(following))
+    return _json(params.listed(data, None if following is None else str(following)))
 
 
 class _Recompute(Struct):
@@ -156,10 +146,10 @@ async def recompute_spend(request: web.Request) -> web.Response:
     )
 
 
-def _groups(text: str) -> tuple[tuple[queries.Column, ...], str | None]:
+def _groups(text: str) -> tuple[tuple[params.Column, ...], str | None]:
     names = [name for name in text.split(",") if name]
-    steps = [name for name in names if name in spend.STEPS]
-    columns = [name for name in queries.COLUMNS if name in names]
+    steps = [name for name in names if name in params.STEPS]
+    columns = [name for name in params.COLUMNS if name in names]
     if len(names) != len(steps) + len(columns) or len(steps) > 1:
         raise InvalidRequest(
             f"Invalid value for 'group_by': expected some of {', '.join(_GROUPS)}, each once, "
@@ -202,12 +192,6 @@ def _stored(gateway: Gateway, row: dict[str, Any]) -> dict[str, Any]:
         "input_items": row["input_items"],
         "output_items": row["output_items"],
     }
-
-
-def _list(data: list[dict[str, Any]], following: str | None) -> web.Response:
-    return _json(
-        {"object": "list", "data": data, "has_more": following is not None, "next": following}
-    )
 
 
 def _json(body: Any) -> web.Response:

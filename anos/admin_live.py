@@ -9,8 +9,8 @@ import orjson
 from aiohttp import web
 from msgspec import Struct
 
-from anos import items, pipeline, sse
-from anos.admin_params import iso, known
+from anos import admission, items, sse
+from anos.admin_params import iso, known, listed
 from anos.calls import ResponsesCall
 from anos.decoding import decode_body
 from anos.errors import (
@@ -29,7 +29,6 @@ from anos.inputs import check_tool_pairs, normalise_input
 from anos.intake import read_body
 from anos.items import Turn
 from anos.keys import Caller
-from anos.pricing import estimate
 from anos.relay import ClientStream
 from anos.routing import Route
 from anos.runs import Run
@@ -79,7 +78,7 @@ async def inflight(request: web.Request) -> web.Response:
     """GET /admin/inflight: the calls that run now, the oldest first."""
     known(request.query, ())
     data = [_running(run) for run in request[SERVING].runs.now()]
-    return _json({"object": "list", "data": data, "has_more": False, "next": None})
+    return _json(listed(data))
 
 
 async def events(request: web.Request) -> web.StreamResponse:
@@ -149,7 +148,7 @@ class _Trial:
         gateway, caller, call = self._gateway, self._caller, self._call
         self._try(self._check_key)
         self._routes = self._try(lambda: gateway.live.router.resolve(call.model)) or ()
-        self._try(self._check_model)
+        self._try(lambda: admission.check_model(caller, call.model))
         self._try(gateway.ledger.check)
         scope = self._routes[0].scope if self._routes else None
         scopes = caller.scopes if scope is None else (*caller.scopes, scope)
@@ -187,21 +186,9 @@ class _Trial:
 
     def _check_key(self) -> None:
         caller = self._caller
-        if caller.blocked:
-            raise Unauthorized("Authentication Error, the api key is blocked.")
-        if caller.expires_ms is not None and caller.expires_ms <= _now_ms():
-            raise Unauthorized("Authentication Error, the api key has expired.")
+        caller.check()
         if caller.role not in _CALLING:
             raise Forbidden(f"A key of the role '{caller.role}' may not do this.")
-
-    def _check_model(self) -> None:
-        model = self._call.model
-        if not self._caller.may_use(model):
-            raise Forbidden(
-                f"This key may not use the model '{model}'.",
-                param="model",
-                code="model_not_allowed",
-            )
 
     async def _guards(self) -> list[dict[str, Any]]:
         """What the guards say; matched text is not in it, which nobody may be meant to read."""
@@ -216,24 +203,22 @@ class _Trial:
 
     def _bound(self, scopes: Any) -> dict[str, Any] | None:
         """What the call may use at most, tried on limits and budgets."""
-        caller, call, route = self._caller, self._call, self._routes[0]
-        # Where no budget is to hold, nothing is added to a request that has no cap of its own.
-        sent = self._try(lambda: call.request(route)) if not caller.accounts else None
-        cap = call.cap(route.max_output_tokens)
-        body = self._try(lambda: call.request(route))
-        if body is None:
+        caller, call = self._caller, self._call
+        has_budget = self._gateway.budgets.has_any(caller.accounts)
+        asked = self._try(lambda: admission.wanted(call, self._routes, capped=has_budget))
+        if asked is None:
             return None
-        usual = cap if caller.accounts else pipeline.USUAL_OUTPUT_TOKENS
-        tokens = estimate(len(sent or body)) + usual
-        self._try(lambda: self._gateway.limits.check(scopes, tokens))
+        self._try(lambda: self._gateway.limits.check(scopes, asked.tokens))
         try:
-            input_tokens, micro = pipeline.bound(call, self._routes, body, cap)
+            # Without a budget nothing bounds a call that has no cap of its own; this would.
+            bound = admission.bound(call, admission.wanted(call, asked.routes, capped=True))
         except GatewayError as exc:
-            if caller.accounts:
+            if has_budget:
                 self._error = self._error or exc
             return None
-        self._try(lambda: self._reserve(micro))
-        return {"input_tokens": input_tokens, "output_tokens": cap, "cost_usd": micro / 1e6}
+        self._try(lambda: self._reserve(bound.micro_usd))
+        tokens = {"input_tokens": bound.input_tokens, "output_tokens": bound.output_tokens}
+        return tokens | {"cost_usd": bound.micro_usd / 1e6}
 
     def _reserve(self, micro: int) -> None:
         # Held and let go of at once: nobody can look in between.

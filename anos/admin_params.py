@@ -1,15 +1,24 @@
-"""What operators write in query strings: times, limits, places in a list; and times as we answer.
+"""What operators write in query strings: times, limits, places in a list; and how we answer both.
 
 Every refusal is an InvalidRequest that names the parameter.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
-from typing import Any
+from typing import Any, Literal, get_args
 
+from anos import config_values
 from anos.errors import InvalidRequest
 from guards.budgets import Window
 
+Column = Literal["key", "project", "model"]
+# What spend is grouped by: these, and one of the steps of time.
+COLUMNS: tuple[Column, ...] = get_args(Column)
+STEPS = ("hour", "day", "month")
+# Of a stored response.
+STATUSES = ("queued", "in_progress", "completed", "incomplete", "failed", "cancelled")
+
+EVER_MS = (0, 1 << 53)
 # Five digits of years would not be ISO 8601 any more.
 _LAST_MS = 253_402_300_800_000
 
@@ -30,8 +39,9 @@ def known(
     once(query, repeatable)
     for name in query:
         if name not in names:
+            words = f"known are {', '.join(names)}" if names else "none is known here"
             raise InvalidRequest(
-                f"Unknown parameter '{name[:64]}'; known are {', '.join(names)}.",
+                f"Unknown parameter '{name[:64]}'; {words}.",
                 param=name[:64],
                 code="unknown_parameter",
             )
@@ -40,28 +50,40 @@ def known(
 def moment_ms(name: str, text: str, zone: tzinfo = UTC) -> int:
     """Unix milliseconds of an ISO 8601 date or time; without an offset it is one of `zone`."""
     try:
-        moment = datetime.fromisoformat(text)
-        at_s = (moment if moment.tzinfo else moment.replace(tzinfo=zone)).timestamp()
+        at_ms = config_values.moment_ms(text, zone)
     except (ValueError, OverflowError):
-        at_s = -1.0
-    if not 0 <= at_s * 1000 < _LAST_MS:
+        at_ms = -1
+    if not 0 <= at_ms < _LAST_MS:
         raise InvalidRequest(
             f"Invalid value for '{name}': expected a time like 2026-01-31T12:00:00Z, or a date.",
             param=name,
         )
-    return round(at_s * 1000)
+    return at_ms
 
 
 def span_ms(
-    query: Mapping[str, str], default: tuple[int, int], zone: tzinfo = UTC
+    query: Mapping[str, str], default: tuple[int, int] = EVER_MS, zone: tzinfo = UTC
 ) -> tuple[int, int]:
     """`since` and `until`, in Unix milliseconds; the first inclusive, the second not."""
     since, until = query.get("since"), query.get("until")
     low = default[0] if since is None else moment_ms("since", since, zone)
     high = default[1] if until is None else moment_ms("until", until, zone)
     if low > high:
-        raise InvalidRequest("'since' is after 'until'.", param="since")
+        raise InvalidRequest(
+            f"'since', {iso(low)}, is after 'until', {iso(high)}.",
+            param="until" if since is None else "since",
+        )
     return low, high
+
+
+def one_of(query: Mapping[str, str], name: str, allowed: Sequence[str]) -> str | None:
+    """The parameter `name`, which is one of a few words; None if it is not there."""
+    value = query.get(name)
+    if value is not None and value not in allowed:
+        raise InvalidRequest(
+            f"Invalid value for '{name}': expected one of {', '.join(allowed)}.", param=name
+        )
+    return value
 
 
 def zone_of(query: Mapping[str, str]) -> str:
@@ -110,6 +132,11 @@ def place_of(query: Mapping[str, str], numbers: int) -> tuple[int, ...] | None:
 def place_text(place: tuple[int, ...] | None) -> str | None:
     """A place in a list as `next` shows it."""
     return None if place is None else "-".join(map(str, place))
+
+
+def listed(data: list[dict[str, Any]], following: str | None = None) -> dict[str, Any]:
+    """A list as we answer it; `following` is where the next page begins, None: there is no more."""
+    return {"object": "list", "data": data, "has_more": following is not None, "next": following}
 
 
 def project_of(query: Mapping[str, str]) -> str | None:

@@ -26,7 +26,7 @@ UNDETECTABLE = (
     "what was never written, and what the gateway was made to write",
 )
 
-# SHA-256 of the bodies that are kept with an exchange, request and answer, hexadecimal; None: gone.
+# SHA-256 of the bodies kept with an exchange, request and answer, hexadecimal; None: not there.
 Bodies = tuple[str | None, str | None]
 # Where a row of the exchanges has those of the bodies it was made with.
 BODY_DIGESTS = slice(-3, -1)
@@ -91,9 +91,9 @@ class Head(Struct, frozen=True):
 class Broken(Struct, frozen=True):
     """The first row that is not as it was written, or is not there.
 
-    `why` is altered (it or a body of it; or inserted, or moved), missing (rows before it), cut
-    (rows after the end), checkpoint (one that is not the gateway's, or says otherwise) or head (the
-    row is not as noted).
+    `why` is altered (it or a body of it; or inserted, or moved, or a body added), missing (rows
+    before it), cut (rows after the end), checkpoint (one that is not the gateway's, or says
+    otherwise) or head (the row is not as noted).
     """
 
     seq: int
@@ -184,7 +184,6 @@ class Verifier:
         if digest is None:
             if seq > self._undigested:
                 return Broken(seq, "altered", f"Row {seq} has lost its digest.")
-            self._older += 1
             digest = START
         elif seq != self.seq + 1 or self._is_at_start:
             # Rows may go while we walk, but only all of them up to a checkpoint.
@@ -193,16 +192,12 @@ class Verifier:
                 return Broken(seq, "missing", f"Rows before row {seq} are missing.")
             if fault := self._pass(before, before.digest):
                 return fault
-        if digest is not START:
-            if not self._is_ours:
-                self._foreign += 1
-                self._foreign_through = seq
-            elif link(self._secret, self._digest, row[:-1]) != digest:
-                return Broken(seq, "altered", f"Row {seq} was altered, inserted or moved.")
-            elif fault := _compare_bodies(row, kept):
-                return fault
-            else:
-                self._verified += 1
+        is_ours = digest is not START and self._is_ours
+        if is_ours and link(self._secret, self._digest, row[:-1]) != digest:
+            return Broken(seq, "altered", f"Row {seq} was altered, inserted or moved.")
+        if fault := _compare_bodies(row, kept):
+            return fault
+        self._count(seq, digest)
         self.seq = seq
         checkpoint = self._checkpoints.get(seq)
         if checkpoint is None:
@@ -210,6 +205,15 @@ class Verifier:
         elif fault := self._pass(checkpoint, digest):
             return fault
         return self._compare(seq, digest)
+
+    def _count(self, seq: int, digest: bytes) -> None:
+        if digest is START:
+            self._older += 1
+        elif self._is_ours:
+            self._verified += 1
+        else:
+            self._foreign += 1
+            self._foreign_through = seq
 
     @property
     def _is_at_start(self) -> bool:
@@ -258,6 +262,6 @@ def _compare_bodies(row: tuple[Any, ...], kept: Bodies | None) -> Broken | None:
         return None
     for name, found, digest in zip(("request", "answer"), kept, row[BODY_DIGESTS], strict=True):
         if found is not None and found != digest:
-            sentence = f"The body of the {name} of row {row[0]} was altered."
-            return Broken(row[0], "altered", sentence)
+            word = "altered" if digest else "added"
+            return Broken(row[0], "altered", f"The body of the {name} of row {row[0]} was {word}.")
     return None

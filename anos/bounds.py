@@ -49,7 +49,7 @@ def input_bound(body: bytes, route: Route) -> int:
 def unpriced(param: str, what: str) -> InvalidRequest:
     """The refusal of what a budget cannot bound."""
     return InvalidRequest(
-        f"This key has a budget, and what {what} costs with this model is not configured.",
+        f"A budget holds for this key, and what {what} can cost at most is not known.",
         param=param,
         code="unsupported_parameter",
     )

@@ -20,16 +20,17 @@ from guards.budgets import Budget, Window, micro_usd
 
 Plan = dict[str, dict[Spec, Budget]]
 New = tuple[str, Budget]  # an account, and a budget it did not have
+Payers = tuple[str, ...]  # the accounts that a cost is of, whether they have budgets or not
 
 _NONE: dict[Spec, Budget] = {}
 
 
 class Reservation(Struct, eq=False):
-    """A call that runs: who pays for it, and what it holds until its cost is known."""
+    """What a call that runs holds until its cost is known."""
 
     micro_usd: int  # held in each of the budgets
     charged_ms: int  # Unix time it counts at
-    payers: tuple[str, ...]  # the accounts its cost is of, whether they have budgets or not
+    payers: Payers
     budgets: "Budgets"
     parts: list[tuple[Budget, int]] = field(default_factory=list)  # with the period's start
     is_settled: bool = False
@@ -49,7 +50,8 @@ class Change(Struct, frozen=True, eq=False):
     accounts: Mapping[str, tuple[Spec, ...]]
     plan: Plan
     new: list[New]
-    settled: list[tuple[Reservation, int]] = field(default_factory=list)  # since it began
+    # Since it began: whose it was, the Unix time it counts at, and the cost.
+    settled: list[tuple[Payers, int, int]] = field(default_factory=list)
 
 
 class Budgets:
@@ -59,7 +61,7 @@ class Budgets:
         self._taken: Mapping[str, tuple[Spec, ...]] = {}
         self._accounts: Plan = {}
         self._has_soft = False
-        self._open: dict[Reservation, None] = {}  # of the calls that run
+        self._held: dict[Reservation, None] = {}  # of the calls that run
         self._change: Change | None = None  # that is being made
 
     @contextmanager
@@ -102,10 +104,10 @@ class Budgets:
         """
         for (account, budget), micro in zip(change.new, spent, strict=True):
             budget.restore(at_ms, micro)
-            for ended, cost in change.settled:
-                if account in ended.payers:
-                    budget.settle(ended.charged_ms, 0, cost)
-            for each in self._open:
+            for payers, charged_ms, cost in change.settled:
+                if account in payers:
+                    budget.settle(charged_ms, 0, cost)
+            for each in self._held:
                 if account in each.payers:
                     each.parts.append((budget, budget.hold(each.charged_ms, each.micro_usd)))
         if change.plan is self._accounts:
@@ -121,28 +123,38 @@ class Budgets:
         """Whether any of the accounts has a budget."""
         return bool(self._accounts) and not self._accounts.keys().isdisjoint(payers)
 
-    def reserve(self, payers: tuple[str, ...], micro: int, at_ms: int) -> Reservation:
+    def reserve(self, payers: Payers, micro: int, at_ms: int) -> Reservation:
         """Hold so many micro-dollars in every budget of the accounts, each named once.
 
-        It is to be settled, also where there is no budget: one may come. Raises BudgetExceeded,
-        holding nothing, if one of them has not so much left.
+        It is to be settled. Raises BudgetExceeded, holding nothing, if one of them has not so much
+        left.
         """
         reservation = Reservation(micro, at_ms, payers, self)
-        for account in payers if self._accounts else ():
+        for account in payers:
             for spec, budget in self._accounts.get(account, _NONE).items():
                 start_ms = budget.reserve(at_ms, micro)
                 if start_ms is None:
                     reservation.settle(0)
                     raise _exceeded(account, spec, budget, micro, at_ms)
                 reservation.parts.append((budget, start_ms))
-        self._open[reservation] = None
+        self._held[reservation] = None
         return reservation
 
     def ended(self, reservation: Reservation, cost: int) -> None:
         """For `Reservation.settle`: the call runs no more."""
-        self._open.pop(reservation, None)
+        self._held.pop(reservation, None)
+        self._note(reservation.payers, reservation.charged_ms, cost)
+
+    def spend(self, payers: Payers, cost: int, charged_ms: int) -> None:
+        """A call that held nothing, as there was no budget when it began, has cost so much."""
+        for account in payers if self._accounts else ():
+            for budget in self._accounts.get(account, _NONE).values():
+                budget.settle(charged_ms, 0, cost)
+        self._note(payers, charged_ms, cost)
+
+    def _note(self, payers: Payers, charged_ms: int, cost: int) -> None:
         if self._change is not None and cost:
-            self._change.settled.append((reservation, cost))
+            self._change.settled.append((payers, charged_ms, cost))
 
     def warnings(self, accounts: Iterable[str], at_ms: int) -> list[str]:
         """The accounts and windows whose soft amount is reached: "key:ci month"."""

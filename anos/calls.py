@@ -1,17 +1,17 @@
 """One model call as its client sees it, bound to the dialect of whatever route is tried."""
 
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence, Set
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 
-from anos import chat_answers, chat_requests, dialect_chat, dialect_responses, items, sse
+from anos import chat_answers, chat_requests, dialect_chat, dialect_responses, items
 from anos.bounds import unbounded_in_chat, unbounded_in_responses
-from anos.chat_passthrough import ChatPassthrough, chat_end
+from anos.chat_passthrough import ChatPassthrough
 from anos.chat_stream import ChunkWriter
 from anos.chat_stream import Reader as ChatReader
-from anos.errors import UpstreamError, reported
+from anos.errors import reported
 from anos.events import EventWriter
 from anos.extract import (
     Found,
@@ -26,6 +26,8 @@ from anos.passthrough import ResponsesPassthrough
 from anos.routing import Route
 from anos.shapes import read_body
 from anos.stream import Stream
+from anos.surrogates import mended
+from anos.translated import Translated
 
 if TYPE_CHECKING:
     from anos.scanner_parts import Dialect
@@ -79,11 +81,11 @@ class Call(Protocol):
     def extra(self) -> str | None:
         """The field that asks for what no budget can bound, if one does."""
 
-    def cap(self, max_output_tokens: int) -> int:
-        """Let the upstream make no more than so many tokens, if the client has set no cap itself.
+    def cap(self) -> int | None:
+        """The most tokens the upstream may make, all choices together; None: nobody has said."""
 
-        Returns how many it may make now.
-        """
+    def set_cap(self, tokens: int) -> None:
+        """Let the upstream make no more than so many tokens for each choice."""
 
     def request(self, route: Route) -> bytes:
         """The upstream's request body; raises InvalidRequest for what its dialect cannot carry."""
@@ -105,8 +107,16 @@ class ResponsesCall:
     """A client's POST /responses."""
 
     def __init__(
-        self, turn: Turn, *, response_id: str, created_s: int, chat_fields: bool, input: Any
+        self,
+        turn: Turn,
+        *,
+        response_id: str,
+        created_s: int,
+        chat_fields: bool,
+        input: Any,
+        taken: Set[str] = frozenset(),
     ) -> None:
+        """`taken` are the ids of the items before the answer."""
         request = turn.request
         self.turn = turn
         self.model = turn.model
@@ -120,6 +130,7 @@ class ResponsesCall:
         )
         self.sent: Container[str] = frozenset(request)
         self._chat_fields = chat_fields
+        self._taken = taken
         self._input = input  # as the client sent it, or None if it must be sent resolved
         self._shows_encrypted = _ENCRYPTED in (request.get("include") or ())
 
@@ -154,9 +165,8 @@ class ResponsesCall:
 
     def answered(self, answer: Answer) -> list[Found]:
         found = [found for item in answer.output for found in output_texts(item)]
-        if answer.error is not None:
-            message = answer.error["message"]
-            found.append(Found("other", message, answer.error, "message", False, True))
+        if (error := answer.error) is not None:
+            found += [Found("other", error[n], error, n, False, True) for n in ("code", "message")]
         return found + response_texts(answer.extra)
 
     def together(self, answer: Answer) -> Iterator[Found]:
@@ -173,9 +183,11 @@ class ResponsesCall:
     def extra(self) -> str | None:
         return unbounded_in_responses(self.turn.request, self.turn.history, self.turn.input)
 
-    def cap(self, max_output_tokens: int) -> int:
-        tokens: int = self.turn.request.setdefault("max_output_tokens", max_output_tokens)
-        return tokens
+    def cap(self) -> int | None:
+        return self.turn.request.get("max_output_tokens")
+
+    def set_cap(self, tokens: int) -> None:
+        self.turn.request["max_output_tokens"] = tokens
 
     def request(self, route: Route) -> bytes:
         if route.dialect == "chat":
@@ -183,13 +195,12 @@ class ResponsesCall:
         return orjson.dumps(dialect_responses.build_request(self.turn, route, self._input))
 
     def read(self, route: Route, body: bytes, now_ms: int) -> Answer:
-        parse = (
-            chat_answers.parse_answer if route.dialect == "chat" else dialect_responses.parse_answer
-        )
-        return parse(read_body(body), now_ms)
+        if route.dialect == "chat":
+            return chat_answers.parse_answer(read_body(body), now_ms)
+        return dialect_responses.parse_answer(read_body(body), now_ms, self._taken)
 
     def open(self, route: Route, now_ms: int) -> Stream:
-        writer = EventWriter(self.shown(self.base), now_ms)
+        writer = EventWriter(self.shown(self.base), now_ms, self._taken)
         if route.dialect == "chat":
             return Translated(ChatReader(writer), None, writer)
         return ResponsesPassthrough(
@@ -263,12 +274,13 @@ class ChatCall:
     def extra(self) -> str | None:
         return unbounded_in_chat(self._tree)
 
-    def cap(self, max_output_tokens: int) -> int:
+    def cap(self) -> int | None:
         tree = self._tree
         tokens: int | None = tree.get("max_completion_tokens") or tree.get("max_tokens")
-        if tokens is None:
-            tokens = tree["max_completion_tokens"] = max_output_tokens
-        return tokens * (tree.get("n") or 1)
+        return tokens and tokens * (tree.get("n") or 1)
+
+    def set_cap(self, tokens: int) -> None:
+        self._tree["max_completion_tokens"] = tokens
 
     def request(self, route: Route) -> bytes:
         if route.dialect == "chat":
@@ -279,7 +291,7 @@ class ChatCall:
         tree = read_body(body)
         if route.dialect == "chat":
             answer = chat_answers.parse_answer(tree, now_ms)
-            self._body, self._is_counted = body, answer.usage is not None
+            self._body, self._is_counted = mended(body), answer.usage is not None
         else:
             answer = dialect_responses.parse_answer(tree, now_ms)
         if answer.error is not None:  # a completion has no way to say that it failed
@@ -322,61 +334,6 @@ class ChatCall:
         return self._turn
 
 
-class Translated:
-    """A stream read from one dialect and written in another, by way of canonical events."""
-
-    def __init__(
-        self,
-        reader: ChatReader | dialect_responses.Reader,
-        chunks: ChunkWriter | None,
-        writer: EventWriter,
-    ) -> None:
-        self.ended = False
-        self._splitter = sse.Splitter()
-        self._failure: UpstreamError | None = None
-        self._reader = reader
-        self._chunks = chunks
-        self._writer = writer
-
-    def feed(self, data: bytes) -> bytes:
-        for event in self._splitter.feed(data):
-            try:
-                self._reader.feed(sse.parse(event)[1])
-            except UpstreamError as exc:
-                # The client gets what came before the fault; `finish` tells.
-                self._failure = exc
-            self.ended = self._reader.ended or self._failure is not None
-            if self.ended:
-                break
-        return self._written()
-
-    def finish(self) -> tuple[bytes, Answer]:
-        if self._failure is not None:
-            raise self._failure
-        answer = self._reader.finish()[1]
-        return self._written(), answer
-
-    def abort(self, status: str, error: dict[str, Any] | None) -> tuple[bytes, Answer]:
-        answer = self._reader.abort(status, error)[1]
-        return self._written(), answer
-
-    def terminal(self, answer: Answer, response: dict[str, Any]) -> bytes:
-        if self._chunks is None:
-            return sse.encode_events(self._writer.terminal(response)) + sse.DONE
-        closing = (
-            b""
-            if answer.status in ("failed", "cancelled")
-            else _chunks(self._chunks.finish(answer))
-        )
-        return closing + chat_end(answer)
-
-    def _written(self) -> bytes:
-        events = self._writer.take()
-        if self._chunks is None:
-            return sse.encode_events(events)
-        return _chunks(self._chunks.feed(events))
-
-
 def as_stream(route: Route, body: bytes) -> bytes:
     """A whole answer, given to a request for a stream, as a stream of the upstream's dialect."""
     make = chat_answers.as_stream if route.dialect == "chat" else dialect_responses.as_stream
@@ -411,7 +368,3 @@ def _together(answer: Answer) -> Iterator[Found]:
         for text in (message["content"], message.get("refusal")):
             if text:
                 yield Found("assistant", text, None, "", False, False)
-
-
-def _chunks(chunks: list[dict[str, Any]]) -> bytes:
-    return b"".join([sse.encode("", orjson.dumps(chunk)) for chunk in chunks])

@@ -7,7 +7,7 @@ import time
 
 from aiohttp import web
 
-from anos import chat_requests, items, pipeline, screening
+from anos import admission, chat_requests, items, pipeline, screening
 from anos.calls import ChatCall
 from anos.decoding import decode_body
 from anos.intake import read_body
@@ -22,13 +22,11 @@ async def create(request: web.Request) -> web.StreamResponse:
     assert caller is not None  # the route is not public
     tree = decode_body(await read_body(request))
     chat_requests.validate(tree)
-    routes = await pipeline.admit(gateway, live, exchange, caller, tree["model"])
+    routes = await admission.admit(gateway, live, exchange, caller, tree["model"])
     now_ms = time.time_ns() // 1_000_000
     call = ChatCall(
         tree, response_id=items.new_id("chatcmpl", now_ms), created_s=now_ms // 1000, now_ms=now_ms
     )
     await screening.screen_request(live.profiles[caller.guards], exchange, call)
-    run = Run(
-        call.response_id, caller.project, call.base, now_ms, [], [], False, call.stream, exchange
-    )
+    run = Run(call.response_id, caller.project, call.base, now_ms, exchange, stream=call.stream)
     return await pipeline.Work(gateway, live, exchange, call, routes, run).foreground(request)

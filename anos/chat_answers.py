@@ -10,7 +10,7 @@ from msgspec import Struct, ValidationError, convert
 
 from anos import items, sse
 from anos.errors import UpstreamError, reported
-from anos.items import Answer, Item, new_id
+from anos.items import Answer, Item, new_id, new_item
 from anos.shapes import Count, InputDetails, OutputDetails
 
 # finish_reason -> status and reason of the Response; every other reason is a regular end.
@@ -60,7 +60,7 @@ def _output(message: dict[str, Any], logprobs: dict[str, Any] | None, now_ms: in
     output: list[Item] = []
     if reasoning := texts.pop("reasoning", ""):
         summary = [{"type": "summary_text", "text": reasoning}]
-        output.append(_item("reasoning", "rs", now_ms) | {"summary": summary})
+        output.append(new_item("reasoning", now_ms) | {"summary": summary})
     annotations = [annotation_of(found) for found in message.get("annotations") or ()]
     if texts or annotations:
         parts: list[dict[str, Any]] = []
@@ -70,7 +70,7 @@ def _output(message: dict[str, Any], logprobs: dict[str, Any] | None, now_ms: in
             parts.append({**part, "annotations": annotations, "logprobs": tokens})
         if "refusal" in texts:
             parts.append({"type": "refusal", "refusal": texts["refusal"]})
-        output.append(_item("message", "msg", now_ms) | {"role": "assistant", "content": parts})
+        output.append(new_item("message", now_ms) | {"role": "assistant", "content": parts})
     calls = message.get("tool_calls") or ()
     if legacy := message.get("function_call"):
         calls = [*calls, {"function": legacy}]
@@ -83,14 +83,10 @@ def _output(message: dict[str, Any], logprobs: dict[str, Any] | None, now_ms: in
     return output
 
 
-def _item(type_: str, prefix: str, now_ms: int) -> Item:
-    return {"id": new_id(prefix, now_ms), "type": type_, "status": "completed"}
-
-
 def _call(type_: str, name: str, arguments: str, now_ms: int) -> Item:
     if type_ == "custom_tool_call":
-        return _item(type_, "ctc", now_ms) | {"name": name, "input": arguments}
-    return _item(type_, "fc", now_ms) | {"name": name, "arguments": arguments or "{}"}
+        return new_item(type_, now_ms) | {"name": name, "input": arguments}
+    return new_item(type_, now_ms) | {"name": name, "arguments": arguments or "{}"}
 
 
 def spoken(said: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import orjson
 from anos import chat_answers, sse
 from anos.errors import UpstreamError, reported
 from anos.items import Answer
+from anos.surrogates import Joiner
 
 # Of what was relayed so much is kept at a time, to count its text if the upstream does not.
 _KEPT_BYTES = 64 * 1024
@@ -20,18 +21,20 @@ _UNREADABLE = "The upstream sent a chunk that cannot be read."
 class ChatPassthrough:
     """A chat stream for a chat client: only a usage chunk it did not ask for is dropped.
 
-    What an upstream leaves out at its end, the finish_reason or the usage, is added, and tool calls
-    are numbered without gaps: clients put the fragments of a call together by its number.
+    What an upstream leaves out at its end, the finish_reason or the usage, is added. Tool calls are
+    numbered without gaps and named once: clients put the fragments of a call together by its
+    number, and its id and name from all of them.
     """
 
     def __init__(self, *, wants_usage: bool) -> None:
         self.ended = False
         self._splitter = sse.Splitter()
+        self._joiner = Joiner()
         self._wants_usage = wants_usage
         self._whole: dict[str, Any] = {}  # the fields every chunk has
         self._choices: set[int] = set()  # found when the text is counted
-        # Of each choice's calls: our numbers by the upstream's, and their ids.
-        self._calls: dict[int, tuple[dict[Any, int], list[Any]]] = {}
+        # Of each choice's calls: our numbers by the upstream's, and what they are called.
+        self._calls: dict[int, tuple[dict[Any, int], list[dict[str, Any]]]] = {}
         self._finished = False
         self._failure: UpstreamError | None = None
         self._usage: dict[str, Any] | None = None
@@ -41,7 +44,7 @@ class ChatPassthrough:
 
     def feed(self, data: bytes) -> bytes:
         """What the client gets for these bytes of the upstream, [DONE] excepted."""
-        data = self._splitter.whole(data)
+        data = self._joiner.whole(self._splitter.whole(data))
         shown = data if self._whole and _is_plain(data) else self._one_by_one(data)
         self._seen.append(shown)
         self._seen_bytes += len(shown)
@@ -86,21 +89,20 @@ class ChatPassthrough:
 
     def _one(self, event: bytes) -> bytes:
         data = sse.parse(event)[1]
-        if data == b"[DONE]":
+        if data.startswith(b"[DONE]"):
             self.ended = True
             return b""
         chunk = read_chunk(data)
         is_bare = chunk.get("choices") is None  # some servers say so that there are none
         choices = chunk["choices"] = chunk.get("choices") or []
-        self._whole = self._whole or {
-            name: chunk.get(name) for name in ("id", "object", "created", "model")
-        }
+        if choices and not self._whole:  # Azure says something else first, without a name
+            self._whole = {name: chunk.get(name) for name in ("id", "object", "created", "model")}
         has_counts = not chunk.get("usage") or self._counted(chunk)
         self._finished |= any(choice.get("finish_reason") for choice in choices)
         if not choices and not (self._wants_usage and has_counts):
             return b""
         try:
-            changed = [choice for choice in choices if self._renumbered(choice)]
+            changed = [choice for choice in choices if self._put_right(choice)]
         except (AttributeError, TypeError) as exc:
             raise UpstreamError(_UNREADABLE) from exc
         if changed or not has_counts or is_bare:
@@ -114,19 +116,21 @@ class ChatPassthrough:
             chunk["usage"] = None
         return self._usage is not None
 
-    def _renumbered(self, choice: dict[str, Any]) -> bool:
-        """Number the choice's tool calls from 0 without gaps; whether anything changed."""
-        is_changed = False
-        for call in (choice.get("delta") or {}).get("tool_calls") or ():
-            numbers, ids = self._calls.setdefault(choice.get("index") or 0, ({}, []))
+    def _put_right(self, choice: dict[str, Any]) -> bool:
+        """Number and name the choice's tool calls as clients expect it; whether that changed it."""
+        is_changed = choice.get("delta") is None
+        delta = choice["delta"] = choice.get("delta") or {}
+        for call in delta.get("tool_calls") or ():
+            numbers, begun = self._calls.setdefault(choice.get("index") or 0, ({}, []))
             theirs, call_id = call.get("index"), call.get("id")
             ours = numbers.get(theirs)
             # Some servers number every call 0: another id is another call.
-            if ours is None or (call_id and ids[ours] and ids[ours] != call_id):
-                ours = numbers[theirs] = len(ids)
-                ids.append(call_id)
+            if ours is None or (call_id and begun[ours].get("id", call_id) != call_id):
+                ours = numbers[theirs] = len(begun)
+                begun.append({})
             is_changed |= ours != theirs
             call["index"] = ours
+            is_changed |= _named_once(begun[ours], call)
         return is_changed
 
     def _fold(self) -> None:
@@ -145,7 +149,7 @@ class ChatPassthrough:
         self._fold()
         choices: list[dict[str, Any]] = [
             {"index": i, "delta": {}, "finish_reason": "tool_calls" if i in self._calls else "stop"}
-            for i in sorted(self._choices)
+            for i in sorted(self._choices, key=str)
         ]
         return self._chunk(choices=choices) if choices else b""
 
@@ -158,6 +162,26 @@ class ChatPassthrough:
         return Answer(
             status=status, output=[], usage=self._usage, error=error, text_bytes=self._text_bytes
         )
+
+
+def _named_once(said: dict[str, Any], call: dict[str, Any]) -> bool:
+    """Leave out of a fragment of a call what others have `said`, and nulls; whether there was any.
+
+    Arguments in an object become JSON.
+    """
+    is_changed = False
+    function = call.get("function") or {}
+    for holder, name in ((call, "id"), (call, "type"), (function, "name"), (function, "arguments")):
+        value = holder.get(name)
+        if name in holder and (value is None or value == said.get(name)):
+            del holder[name]
+            is_changed = True
+        elif name == "arguments" and value is not None and type(value) is not str:
+            holder[name] = orjson.dumps(value).decode()
+            is_changed = True
+        elif name != "arguments" and value:
+            said[name] = value
+    return is_changed
 
 
 def read_chunk(data: bytes) -> dict[str, Any]:

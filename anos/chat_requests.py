@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from anos.items import Item, Turn, new_id
+from anos.items import Item, Turn, new_item
 from anos.routing import Route
 from anos.validation import (
     Count,
@@ -148,12 +148,12 @@ def _items(messages: list[dict[str, Any]], now_ms: int) -> Iterable[Item]:
         role, where = message["role"], f"messages[{index}]"
         if role in ("system", "developer", "user"):
             parts = _parts(message.get("content"), f"{where}.content")
-            yield _item("message", "msg", now_ms) | {"role": role, "content": parts}
+            yield new_item("message", now_ms) | {"role": role, "content": parts}
         elif role == "tool":
             yield _tool_output(message, where, custom, now_ms)
         elif role == "assistant":
             if parts := _spoken_parts(message, where):
-                yield _item("message", "msg", now_ms) | {"role": role, "content": parts}
+                yield new_item("message", now_ms) | {"role": role, "content": parts}
             for at, call in enumerate(message.get("tool_calls") or ()):
                 item = _call(call, f"{where}.tool_calls[{at}]", now_ms)
                 if item["type"] == "custom_tool_call":
@@ -161,10 +161,6 @@ def _items(messages: list[dict[str, Any]], now_ms: int) -> Iterable[Item]:
                 yield item
         else:
             raise unsupported(f"{where}.role", f"Messages of role '{role}' are not supported.")
-
-
-def _item(type_: str, prefix: str, now_ms: int) -> Item:
-    return {"type": type_, "id": new_id(prefix, now_ms), "status": "completed"}
 
 
 def _parts(content: Any, where: str) -> list[dict[str, Any]]:
@@ -213,11 +209,11 @@ def _call(call: dict[str, Any], where: str, now_ms: int) -> Item:
     if call.get("type") == "custom":
         body, where = _object(call, "custom", where), f"{where}.custom"
         said = {"name": _string(body, "name", where), "input": _string(body, "input", where)}
-        return _item("custom_tool_call", "ctc", now_ms) | call_id | said
+        return new_item("custom_tool_call", now_ms) | call_id | said
     body, where = _object(call, "function", where), f"{where}.function"
     arguments = _string(body, "arguments", where) or "{}"
     said = {"name": _string(body, "name", where), "arguments": arguments}
-    return _item("function_call", "fc", now_ms) | call_id | said
+    return new_item("function_call", now_ms) | call_id | said
 
 
 def _tool_output(message: dict[str, Any], where: str, custom: set[str], now_ms: int) -> Item:
@@ -227,8 +223,8 @@ def _tool_output(message: dict[str, Any], where: str, custom: set[str], now_ms: 
         output = _parts(output, f"{where}.content")
     said = {"call_id": call_id, "output": output}
     if call_id in custom:
-        return _item("custom_tool_call_output", "ctco", now_ms) | said
-    return _item("function_call_output", "fco", now_ms) | said
+        return new_item("custom_tool_call_output", now_ms) | said
+    return new_item("function_call_output", now_ms) | said
 
 
 def _text_settings(tree: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from anos.chat_answers import (
 from anos.errors import UpstreamError, reported
 from anos.events import Event, EventWriter
 from anos.items import Answer
+from anos.surrogates import Joiner
 
 _MALFORMED = "The upstream sent a chunk that is not a chat.completion.chunk."
 
@@ -48,6 +49,7 @@ class Reader:
     def __init__(self, writer: EventWriter) -> None:
         self.ended = False  # [DONE] was read
         self._writer = writer
+        self._joiner = Joiner()
         self._reasoning: int | None = None
         self._message: int | None = None
         self._calls: dict[Any, _Call] = {}  # by the upstream's index
@@ -60,6 +62,12 @@ class Reader:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events of one chunk's data; UpstreamError if it reports an error or is malformed."""
+        events: list[Event] = []
+        for each in self._joiner.feed(data):
+            events += self._read(each)
+        return events
+
+    def _read(self, data: bytes) -> list[Event]:
         if data.startswith(b"[DONE]"):
             self.ended = True
             return []
@@ -204,6 +212,7 @@ class ChunkWriter:
         self._calls: dict[int, tuple[int, str]] = {}  # output_index -> tool call index and type
         self._reasoned = False
         self._separator = ""  # between two pieces of reasoning
+        self._places: dict[str, Any] = {}  # of the text that was said last, by its name
 
     def feed(self, events: list[Event]) -> list[dict[str, Any]]:
         """The chunks that say what the events say; most lifecycle events have none."""
@@ -216,6 +225,7 @@ class ChunkWriter:
                     chunks += self._start()
                 logprobs = event.get("logprobs")
                 tokens = {"content": logprobs, "refusal": None} if logprobs else None
+                chunks += self._end_of_part(event, delta)
                 chunks.append(self._chunk(delta, logprobs=tokens))
             elif event["type"] == "response.created":
                 chunks += self._start()
@@ -232,6 +242,17 @@ class ChunkWriter:
         if self._include_usage and answer.usage is not None:
             chunks.append({**self._whole, "choices": [], "usage": chat_usage(answer.usage)})
         return chunks
+
+    def _end_of_part(self, event: Event, delta: dict[str, Any]) -> list[dict[str, Any]]:
+        """Between two parts of a text, which a client joins, stands an empty one: guards know by it
+        that a word ends there."""
+        (name,) = delta
+        if name not in ("content", "refusal"):
+            return []
+        place = event["output_index"], event["content_index"]
+        is_next = self._places.setdefault(name, place) != place
+        self._places[name] = place
+        return [self._chunk({name: ""})] if is_next else []
 
     def _start(self) -> list[dict[str, Any]]:
         if self._started:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from anos import __version__, config
 from anos.config_sections import Config
+from anos.routing import unpriced
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -29,14 +31,28 @@ def main(argv: Sequence[str], serve: Serve, build: Build | None = None) -> int:
 
     Leaves with SystemExit for --help, --version (0) and a command line it does not know (2).
     """
-    options = _parsed(argv)
+    code = _OK
+    try:
+        code = _run(_parsed(argv), serve, build)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads what we print may have seen enough
+        # What is left in the buffer must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run(options: argparse.Namespace, serve: Serve, build: Build | None) -> int:
     if getattr(options, "json_schema", False):
         print(json.dumps(config.json_schema(), indent=2))
         return _OK
 
+    path: Path | None = getattr(options, "config", None)
+
     def load() -> Config:
+        nonlocal path
+        path = path or config.default_file()  # once there, to miss it is a fault
         flags = {name: getattr(options, name, None) for name in _FLAGS}
-        return config.load(getattr(options, "config", None), flags=flags)
+        return config.load(path, flags=flags)
 
     try:
         loaded = load()
@@ -50,8 +66,9 @@ def main(argv: Sequence[str], serve: Serve, build: Build | None = None) -> int:
     if loaded.server.master_key is None and not loaded.keys:
         print("warning: neither server.master_key nor keys: nobody can call", file=sys.stderr)
     if options.command == "check":
-        file = getattr(options, "config", None) or config.default_file()
-        print(f"{file or 'no file, the built-in stub'}: ok")
+        for model in unpriced(loaded) if loaded.budgets else ():
+            print(f"warning: models.{model} has no price: no budget can hold it", file=sys.stderr)
+        print(f"{path or 'no file, the built-in stub'}: ok")
         return _OK
     serve(loaded, load)
     return _OK

@@ -116,7 +116,7 @@ def _export(options: argparse.Namespace, config: Config) -> int:
     given = {name: getattr(options, name) for name in ("since", "until")}
     try:
         span = admin_params.span_ms(
-            {name: text for name, text in given.items() if text is not None}, (0, 1 << 53)
+            {name: text for name, text in given.items() if text is not None}
         )
     except InvalidRequest as exc:
         print(exc.message, file=sys.stderr)
@@ -146,8 +146,10 @@ def _backup(options: argparse.Namespace, config: Config) -> int:
 
     try:
         copy = store_copy.backup(Path(config.server.database), options.file, threading.Event())
-    except (OSError, StoreFault) as exc:
+    except (FileExistsError, StoreFault) as exc:
         sys.exit(str(exc))
+    except OSError as exc:
+        sys.exit(f"{options.file}: {exc.strerror}")
     print(f"{options.file}: {copy.total_bytes} bytes, {copy.exchanges} exchanges")
     if config.server.secret is None:
         print(
@@ -195,18 +197,13 @@ def _opened(config: Config, secret: bytes) -> Iterator["Opened"]:
 
 @contextmanager
 def _output(file: Path | None) -> Iterator[BinaryIO]:
-    """A new file that only its owner can read, or standard output, whose reader may leave."""
-    if file is not None:
-        try:
-            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as exc:
-            sys.exit(str(exc))
-        with os.fdopen(fd, "wb") as output:
-            yield output
+    """A new file that only its owner can read, or standard output."""
+    if file is None:
+        yield sys.stdout.buffer
         return
     try:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        # What is left in the buffer must not be tried again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as exc:
+        sys.exit(f"{file}: {exc.strerror}")
+    with os.fdopen(fd, "wb") as output:
+        yield output

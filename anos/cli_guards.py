@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anos.config_sections import Config, GuardProfile, Guards, Moderation
 
 if TYPE_CHECKING:
+    from anos.selftest import Build
     from guards.keywords import Explanation
 
 Add = Callable[[str, str], argparse.ArgumentParser]
@@ -50,17 +51,18 @@ def _run(options: argparse.Namespace, config: Config) -> int:
     if options.text is not None:
         print("guards selftest takes no TEXT", file=sys.stderr)
         return _USAGE
-    return _selftest(options, config)
+    names = [options.profile] if options.profile else [*profiles]
+    return _selftest(options.build, config, names)
 
 
-def _selftest(options: argparse.Namespace, config: Config) -> int:
-    """Try out the guards of the profile, or of all that have keywords."""
+def _selftest(build: "Build", config: Config, names: list[str]) -> int:
+    """Try out the guards of the profiles."""
+    import uvloop
+
     from anos import selftest
     from anos.selftest_matrix import printed
 
-    named = selftest.profiles(config)
-    names = [each for each in named if selftest.has_keywords(named[each])]
-    matrices = selftest.run(config, options.build, [options.profile] if options.profile else names)
+    matrices = uvloop.run(selftest.matrices(config, build, names))
     print("\n".join(printed(matrices)))
     return _HOLE if any(matrix.holes for matrix in matrices) else _CLEAN
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from anos.config_sections import Config
 
 _ACTIONS = ("list", "show", "create", "edit", "rotate", "block", "unblock", "delete")
+# The options that only some actions take.
+_TAKES = {"create": ("set",), "edit": ("set",), "rotate": ("overlap_s",)}
 _COLUMNS = ("name", "key", "source", "role", "project", "state", "expires")
 
 Json = dict[str, Any]
@@ -25,13 +27,12 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--set",
         action="append",
-        default=[],
         metavar="FIELD=VALUE",
         help="a setting, for create and edit: project=research, models=gpt-4,stub/*, "
         "limits.requests_per_minute=60, metadata.team=web, expires=null",
     )
     parser.add_argument(
-        "--overlap-s", type=float, default=0.0, help="seconds the old key still works, for rotate"
+        "--overlap-s", type=float, help="seconds the old key still works, for rotate"
     )
     parser.add_argument("--json", action="store_true", help="print the gateway's JSON")
     parser.set_defaults(run=partial(_run, parser))
@@ -44,14 +45,14 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, config: C
     from anos.remote import succeed
 
     action, name = options.action, options.name
+    if complaint := _complaint(options):
+        parser.error(f"keys {action} {complaint}")
     if action == "list":
         keys = _list(config)
         print(json.dumps(keys, indent=2)) if options.json else _print_table(keys)
         return 0
-    if not name:
-        parser.error(f"keys {action} needs the name of a key")
     try:
-        settings = _settings(options.set)
+        settings = _settings(options.set or ())
     except ValueError as exc:
         parser.error(str(exc))
     path = f"/admin/keys/{quote(name, safe='')}"
@@ -59,13 +60,26 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, config: C
         "show": ("GET", path, None),
         "create": ("POST", "/admin/keys", {**settings, "name": name}),
         "edit": ("PATCH", path, settings),
-        "rotate": ("POST", f"{path}/rotate", {"overlap_s": options.overlap_s}),
+        "rotate": ("POST", f"{path}/rotate", {"overlap_s": options.overlap_s or 0}),
         "block": ("POST", f"{path}/block", None),
         "unblock": ("POST", f"{path}/unblock", None),
         "delete": ("DELETE", path, None),
     }[action]
     _print(action, succeed(config, method, path, body), as_json=options.json)
     return 0
+
+
+def _complaint(options: argparse.Namespace) -> str:
+    """What is missing, or would be ignored; "" if nothing is."""
+    action = options.action
+    for option in ("set", "overlap_s"):
+        if getattr(options, option) is not None and option not in _TAKES.get(action, ()):
+            return f"takes no --{option.replace('_', '-')}"
+    if action == "list":
+        return "takes no name" if options.name else ""
+    if not options.name:
+        return "needs the name of a key"
+    return "needs --set" if action == "edit" and not options.set else ""
 
 
 def _print(action: str, key: Json, *, as_json: bool) -> None:
@@ -113,7 +127,7 @@ def _state(key: Json) -> str:
     return "expired" if is_over else "active"
 
 
-def _settings(pairs: list[str]) -> Json:
+def _settings(pairs: Iterable[str]) -> Json:
     """The JSON object that FIELD=VALUE pairs describe; raises ValueError with a sentence."""
     tree: Json = {}
     for pair in pairs:

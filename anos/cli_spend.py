@@ -43,6 +43,8 @@ def _show(options: argparse.Namespace, config: Config) -> int:
 def _recompute(options: argparse.Namespace, config: Config) -> int:
     from anos import remote
 
+    if options.group_by is not None:
+        raise SystemExit("spend recompute takes no --group-by.")
     if options.since is None:
         raise SystemExit("spend recompute needs --since.")
     answer = remote.succeed(config, "POST", "/admin/spend/recompute", _given(options))

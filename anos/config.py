@@ -6,25 +6,22 @@ import ipaddress
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from anos.config_reader import Reader, Secret
+from anos.config_reader import OR_ONE, Reader, Secret
 from anos.config_sections import (
     DEFAULT_KEY,
     LATER_VALUES,
-    Budget,
     Config,
-    GuardProfile,
-    Keywords,
-    Limit,
-    Words,
 )
 
 DEFAULT_FILE = Path("anos.json")
+_SCHEMA = "$schema"  # the key by which editors find the schema of a file
+_REFERENCE = {"type": "string", "pattern": "^(env|file):"}
 
 # What a configuration serves that names neither providers nor models.
 STUB: dict[str, Any] = {
@@ -55,8 +52,10 @@ def parse(tree: object, *, env: Mapping[str, str] = os.environ) -> Config:
 
     A tree with neither providers nor models serves the built-in stub. Raises ConfigFault.
     """
-    if isinstance(tree, dict) and not tree.keys() & {"providers", "models"}:
-        tree = {**STUB, **tree}
+    if isinstance(tree, dict):
+        tree = {name: value for name, value in tree.items() if name != _SCHEMA}
+        if not tree.keys() & {"providers", "models"}:
+            tree = {**STUB, **tree}
     reader = Reader(tree, env, LATER_VALUES)
     config = reader.read(Config, tree)
     if isinstance(tree, dict) and not tree.get("models"):
@@ -68,56 +67,10 @@ def parse(tree: object, *, env: Mapping[str, str] = os.environ) -> Config:
             f"{DEFAULT_KEY} is public knowledge and so works on loopback only, but server.host is "
             f"{server.host}; give a key of your own (the master key in ANOS_MASTER_KEY)",
         )
-    for name, limit in config.limits.items() if not reader.faults else ():
-        if limit == Limit(queue=limit.queue):
-            reader.fault(f"limits.{name}", "limits nothing")
-    for name, budgets in config.budgets.items() if not reader.faults else ():
-        assert isinstance(tree, dict)
-        check_soft(f"budgets.{name}", budgets, tree["budgets"][name], reader)
-    if not reader.faults:
-        _check_guards(config, reader)
-    for name, key in config.keys.items() if not reader.faults else ():
-        if key.guards != "default" and key.guards not in config.guards.profiles:
-            reader.fault(f"keys.{name}.guards", f'no profile "{key.guards}"')
     if reader.faults:
         raise ConfigFault(reader.faults)
     result: Config = config
     return result
-
-
-def check_soft(path: str, budgets: Sequence[Budget], given: object, reader: Reader) -> None:
-    """Budgets that refuse before they warn; `given` is what they were read from, at `path`."""
-    for index, budget in enumerate(budgets):
-        if budget.soft_usd is not None and budget.soft_usd > budget.usd:
-            place = f"{path}[{index}]" if isinstance(given, list) else path
-            reader.fault(f"{place}.soft_usd", "must not be above usd")
-
-
-def _check_guards(config: Config, reader: Reader) -> None:
-    """What no single value shows: back ends without a provider, patterns that are too wide."""
-    named: dict[str, GuardProfile] = {"guards": config.guards}
-    named |= {f"guards.profiles.{name}": each for name, each in config.guards.profiles.items()}
-    for path, profile in named.items():
-        needs = {"endpoint": ("provider",), "model": ("provider", "model")}
-        for name in needs.get(profile.moderation.backend, ()):
-            if getattr(profile.moderation, name) is None:
-                reader.fault(f"{path}.moderation.{name}", "is missing")
-        groups: dict[str, Keywords | Words] = {"": profile.keywords}
-        groups |= {f"groups.{name}.": each for name, each in profile.keywords.groups.items()}
-        if profile.keywords.output == "off":
-            continue
-        for group, words in groups.items():
-            if words.patterns:
-                _check_widths(f"{path}.keywords.{group}patterns", words.patterns, reader)
-
-
-def _check_widths(path: str, patterns: Sequence[str], reader: Reader) -> None:
-    from guards.patterns import WIDEST_OUTPUT, width  # not loaded where there are none
-
-    for index, pattern in enumerate(patterns):
-        # What is held of a stream because of it must have an end.
-        if (widest := width(pattern)) is None or widest > WIDEST_OUTPUT:
-            reader.fault(f"{path}[{index}]", f"for output at most {WIDEST_OUTPUT} characters wide")
 
 
 def load(
@@ -128,11 +81,10 @@ def load(
 ) -> Config:
     """The configuration: flags before environment before file before defaults.
 
-    Without `path`, ./anos.json is read if it is there; without any file the master key is
-    DEFAULT_KEY. `flags` may have `host`, `port`, `database` and `master_key_env` (the name of a
-    variable); None is "not given". Raises ConfigFault.
+    Without `path` there is no file, and the master key is DEFAULT_KEY. `flags` may have `host`,
+    `port`, `database` and `master_key_env` (the name of a variable); None is "not given". Raises
+    ConfigFault.
     """
-    path = path or default_file()
     tree = _read_file(path) if path else {"server": {"master_key": DEFAULT_KEY}}
     if isinstance(tree, dict) and isinstance(tree.get("server", {}), dict):
         tree["server"] = {**tree.get("server", {}), **_overrides(env, flags or {})}
@@ -179,8 +131,27 @@ def _read_file(path: Path) -> Any:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the file, for editors."""
-    dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, **msgspec.json.schema(Config)}
+    schema: dict[str, Any] = _as_written(msgspec.json.schema(Config))
+    schema["$defs"]["Config"]["properties"][_SCHEMA] = {"type": "string"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _as_written(node: Any) -> Any:
+    """A schema that takes what the reader takes: "env:NAME" for a scalar, one for a list of one."""
+    if isinstance(node, list):
+        return [_as_written(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    node = {name: _as_written(each) for name, each in node.items()}
+    other = None
+    if node.get("type") in ("integer", "number", "boolean") or "enum" in node:
+        other = _REFERENCE
+    elif node.pop(OR_ONE, False):
+        other = node["items"]
+    if other is None:
+        return node
+    outer = {name: node.pop(name) for name in ("description", "default") if name in node}
+    return {**outer, "anyOf": [node, other]}
 
 
 def diff(old: object, new: object, path: str = "") -> list[str]:
@@ -202,10 +173,25 @@ def diff(old: object, new: object, path: str = "") -> list[str]:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, Secret):
+        return "(secret)"
     if isinstance(value, tuple) and any(isinstance(item, Secret) for item in value):
         return f"{len(value)} (secret)"
-    text = "none" if value is None else repr(value)
+    text = "none" if value is None else json.dumps(_tree(value))
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _tree(value: object) -> object:
+    """A value as it would be written in the file, without its secrets."""
+    if isinstance(value, msgspec.Struct):
+        defaults = {each.name: each.default for each in msgspec.structs.fields(value)}
+        given = msgspec.structs.asdict(value).items()
+        return {name: _tree(each) for name, each in given if each not in (defaults[name], {})}
+    if isinstance(value, dict):
+        return {name: _tree(each) for name, each in value.items()}
+    if isinstance(value, tuple):
+        return [_tree(each) for each in value]
+    return "(secret)" if isinstance(value, Secret) else value
 
 
 def reload_faults(old: Config, new: Config) -> list[str]:

@@ -14,6 +14,10 @@ from msgspec import Meta
 
 # A secret is one line; whoever names a bigger file has named the wrong one (/dev/zero, a log).
 MAX_REFERENCED_BYTES = 65_536
+# Of a list that may be given as the one value in it: in `Meta.extra`, and in the JSON schema.
+OR_ONE = "or_one"
+# The profile that need not be named: it is what `guards` itself holds.
+_ALWAYS = ("guards.profiles", "default")
 
 
 class Secret(str):
@@ -30,7 +34,8 @@ def string(must_be: str, check: Callable[[str], object], **extra: object) -> Met
 
     `must_be` ends a fault and describes the value in the schema; `check` is a predicate and no
     Meta.pattern, because the schema must let `env:NAME` pass. `section` names the section that has
-    the value as a key, `secret` makes it a Secret, `unique` forbids to use it twice.
+    the value as a key, `secret` makes it a Secret, `unique` forbids to use it twice, `why` says
+    what `check` has against a value.
     """
     return Meta(description=must_be, extra={"check": check, **extra})
 
@@ -39,7 +44,8 @@ class Reader:
     """One walk over one tree.
 
     A struct may have `later`, the keys it will have one day, and `later_values`: a tree that uses
-    them is told that they are not built yet.
+    them is told that they are not built yet. Its `faults()` are asked for when each value in it is
+    right by itself: a path below its own, and what is wrong there.
     """
 
     def __init__(self, tree: object, env: Mapping[str, str], later_values: frozenset[str]) -> None:
@@ -72,6 +78,7 @@ class Reader:
             return self.fault(path, "must be an object")
         fields = {field.name: field for field in msgspec.structs.fields(kind)}
         prefix = f"{path}." if path else ""
+        known = len(self.faults)
         for name in [name for name in value if name not in fields]:
             later = name in getattr(kind, "later", ())
             self.fault(f"{prefix}{name}", "not built yet" if later else "unknown key")
@@ -81,7 +88,11 @@ class Reader:
                 built[name] = self.read(field.type, value[name], f"{prefix}{name}")
             elif field.required:
                 built[name] = self.fault(f"{prefix}{name}", "is missing")
-        return kind(**built)
+        made = kind(**built)
+        if len(self.faults) == known:
+            for name, message in getattr(made, "faults", tuple)():
+                self.fault(f"{prefix}{name}" if name else path, message)
+        return made
 
     def _mapping(self, kinds: tuple[Any, ...], value: object, path: str) -> Any:
         if not isinstance(value, dict):
@@ -93,7 +104,7 @@ class Reader:
         return {name: self.read(kind, inner, f"{path}.{name}") for name, inner in value.items()}
 
     def _list(self, kind: Any, value: object, path: str, meta: Meta) -> Any:
-        if isinstance(value, dict) and (meta.extra or {}).get("or_one"):
+        if isinstance(value, dict) and (meta.extra or {}).get(OR_ONE):
             return (self.read(kind, value, path),)
         if not isinstance(value, list) or len(value) < (meta.min_length or 0):
             return self.fault(path, f"must be {meta.description or 'a list'}")
@@ -113,17 +124,21 @@ class Reader:
             return self.fault(path, f"{self._expected(kind, meta, value)}{origin}")
         extra = meta.extra or {}
         if "check" in extra and not extra["check"](result):
-            return self.fault(path, f"must be {meta.description}{origin}")
+            why = f" ({extra['why'](result)})" if "why" in extra else ""
+            return self.fault(path, f"must be {meta.description}{why}{origin}")
         if "section" in extra and not self._has(extra["section"], result):
             shown = origin or f' "{result}"'
-            return self.fault(path, f"no {extra['section'].removesuffix('s')}{shown}")
+            kind_of = extra["section"].rpartition(".")[2].removesuffix("s")
+            return self.fault(path, f"no {kind_of}{shown}")
         if extra.get("unique") and self.used.setdefault(result, path) != path:
             return self.fault(path, f"the same key as {self.used[result]}")
         return Secret(result) if extra.get("secret") else result
 
     def _has(self, section: str, name: str) -> bool:
-        found = self._tree.get(section) if isinstance(self._tree, dict) else None
-        return isinstance(found, dict) and name in found
+        found = self._tree
+        for part in section.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        return (section, name) == _ALWAYS or (isinstance(found, dict) and name in found)
 
     def _expected(self, kind: Any, meta: Meta, value: object) -> str:
         if get_origin(kind) is not Literal:

@@ -3,16 +3,18 @@
 API: https://platform.openai.com/docs/api-reference/responses.
 """
 
+from collections.abc import Set
 from typing import Any
 
 from anos import items, sse
-from anos.errors import UpstreamError, reported
+from anos.errors import UpstreamError, reported, word_of
 from anos.event_order import LIFECYCLE, TERMINAL
 from anos.event_state import KIND_OF_CALL, KIND_OF_PART, KINDS
 from anos.events import EventWriter
 from anos.items import Answer, Turn
 from anos.routing import Route
 from anos.shapes import check_item, conforms, is_item_id, read_event, read_usage
+from anos.surrogates import Joiner
 
 # Fields of the create request that are the gateway's own business: it keeps the state.
 _OWN_FIELDS = frozenset({"previous_response_id", "background", "store", "include", "model"})
@@ -62,20 +64,30 @@ def build_request(turn: Turn, route: Route, input: Any) -> dict[str, Any]:
     return body
 
 
-def parse_answer(body: dict[str, Any], now_ms: int) -> Answer:
-    """The Answer in a Response object; UpstreamError if it is none."""
+def parse_answer(body: dict[str, Any], now_ms: int, taken: Set[str] = frozenset()) -> Answer:
+    """The Answer in a Response object; UpstreamError if it is none.
+
+    `taken` are the ids of the items before it.
+    """
     output = body.get("output")
     if body.get("object", "response") != "response" or not isinstance(output, list):
         raise _no_answer(body)
-    return answer_of(body, conforming(output, now_ms), body.get("status"))
+    return answer_of(body, conforming(output, now_ms, taken), _status_of_whole(body))
 
 
 def as_stream(body: dict[str, Any]) -> bytes:
     """A Response as the shortest stream that says the same: its terminal event."""
     if body.get("object", "response") != "response" or "output" not in body:
         raise _no_answer(body)
-    status = body.get("status") if body.get("status") in _OUTCOMES else "completed"
-    return sse.encode_events([{"type": f"response.{status}", "response": body}])
+    return sse.encode_events([{"type": f"response.{_status_of_whole(body)}", "response": body}])
+
+
+def _status_of_whole(body: dict[str, Any]) -> str:
+    """How a whole answer ended; UpstreamError if it has not: nobody asked for it in background."""
+    status = body.get("status")
+    if status in _UNENDED:
+        raise UpstreamError(f"The upstream answered with a response that is still {status}.")
+    return status if status in _OUTCOMES else "completed"
 
 
 def _no_answer(body: dict[str, Any]) -> UpstreamError:
@@ -84,12 +96,13 @@ def _no_answer(body: dict[str, Any]) -> UpstreamError:
     return UpstreamError("The upstream sent an answer that is not a Response.")
 
 
-def conforming(output: list[Any], now_ms: int) -> list[dict[str, Any]]:
+def conforming(output: list[Any], now_ms: int, taken: Set[str]) -> list[dict[str, Any]]:
     """The items as they would be streamed: ids well-formed and unique, raw reasoning as summary."""
-    is_whole = all(map(conforms, output))
-    if is_whole and (len(output) == 1 or len({item["id"] for item in output}) == len(output)):
-        return output
-    writer = EventWriter({}, now_ms)
+    if all(map(conforms, output)):
+        ids = {item["id"] for item in output}
+        if len(ids) == len(output) and ids.isdisjoint(taken):
+            return output
+    writer = EventWriter({}, now_ms, taken)
     for item in [check_item(item) for item in output]:
         writer.add(item if is_item_id(item.get("id")) else {**item, "id": ""})
     return writer.items
@@ -103,17 +116,18 @@ def _replayed(item: dict[str, Any]) -> dict[str, Any]:
 
 
 _OUTCOMES = ("completed", "incomplete", "failed", "cancelled")  # an upstream may say anything
+_UNENDED = ("queued", "in_progress")
 
 
-def answer_of(response: dict[str, Any], output: list[dict[str, Any]], status: Any) -> Answer:
+def answer_of(response: dict[str, Any], output: list[dict[str, Any]], status: str) -> Answer:
     """The Answer with these items; what else it has is in the upstream's Response."""
     details = response.get("incomplete_details")
-    reason = details.get("reason") if isinstance(details, dict) else None
+    reason = word_of(details.get("reason")) if isinstance(details, dict) else ""
     return Answer(
-        status=status if status in _OUTCOMES else "completed",
+        status=status,
         output=output,
         usage=usage_of(response.get("usage")),
-        incomplete_reason=str(reason or "max_output_tokens") if status == "incomplete" else None,
+        incomplete_reason=reason or "max_output_tokens" if status == "incomplete" else None,
         error=error_of(response.get("error")) if status == "failed" else None,
         extra=response,
     )
@@ -138,7 +152,7 @@ def error_of(error: Any) -> dict[str, Any]:
     """The {"code", "message"} of a failed Response, with defaults for what is missing."""
     error = error if isinstance(error, dict) else {}
     return {
-        "code": str(error.get("code") or "server_error"),
+        "code": word_of(error.get("code")) or "server_error",
         "message": str(error.get("message") or "The upstream failed."),
     }
 
@@ -155,6 +169,7 @@ class Reader:
     def __init__(self, writer: EventWriter, *, shows_encrypted: bool) -> None:
         self.ended = False
         self._writer = writer
+        self._joiner = Joiner()
         self._shows_encrypted = shows_encrypted
         # Where the upstream's output_index is in ours; seeded streams agree so far.
         self._index = {index: index for index in range(len(writer.items))}
@@ -165,7 +180,13 @@ class Reader:
 
     def feed(self, data: bytes) -> list[dict[str, Any]]:
         """The canonical events of one upstream event's data."""
-        if data == b"[DONE]":
+        events: list[dict[str, Any]] = []
+        for each in self._joiner.feed(data):
+            events += self._read(each)
+        return events
+
+    def _read(self, data: bytes) -> list[dict[str, Any]]:
+        if data.startswith(b"[DONE]"):
             return []
         event = read_event(data)
         type_ = event["type"]

@@ -21,6 +21,7 @@
 The message is a sentence for the caller. It never holds a credential, a prompt or an answer.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,7 +142,10 @@ class Misdirected(GatewayError):
     status = 421
     type = "invalid_request_error"
     code = "misdirected_request"
-    message = "This gateway does not serve that host."
+    message = (
+        "The master key sk-1234 is public, and so this gateway answers on this machine only, "
+        "as localhost. Give it a master key of your own to use another name."
+    )
 
 
 class GuardBlocked(GatewayError):
@@ -210,13 +214,20 @@ class UpstreamTimeout(UpstreamError):
     message = "The upstream did not answer in time."
 
 
+_is_word = re.compile(r"[A-Za-z0-9_.\[\]-]{1,128}").fullmatch
+
+
+def word_of(value: object) -> str:
+    """An upstream's code, type, reason or path; "" for what is none: it is not read as a text."""
+    text = str(value) if isinstance(value, str | int) else ""
+    return text if _is_word(text) else ""
+
+
 def reported(error: Any) -> UpstreamError:
     """The failure an upstream reports in place of an answer or a chunk."""
     message = error.get("message") if isinstance(error, dict) else error
     code = error.get("code") if isinstance(error, dict) else None
-    return UpstreamError(
-        message if isinstance(message, str) else "", code=code if isinstance(code, str) else None
-    )
+    return UpstreamError(message if isinstance(message, str) else "", code=word_of(code) or None)
 
 
 def envelope(exc: GatewayError) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Events: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
+from collections.abc import Container
 from typing import Any
 
 from anos.event_state import KIND_OF_CALL, KINDS, ZERO, Kind
@@ -122,13 +123,15 @@ class OpenItem:
 class Order:
     """Checks a stream event by event: items are added before their text and done after it.
 
-    `done` are the finished items by output_index, `open` the others.
+    `done` are the finished items by output_index, `open` the others. `taken` are the ids of the
+    items before the answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Container[str]) -> None:
         self.done: dict[int, Item] = {}
         self.open: dict[int, OpenItem] = {}
         self._ids: set[str] = set()
+        self._taken = taken
 
     def output(self) -> list[Item]:
         """The finished items in order."""
@@ -176,6 +179,7 @@ class Order:
             event.get("output_index") != index
             or not is_item_id(item.get("id"))
             or item["id"] in self._ids
+            or item["id"] in self._taken
             or (item["type"] in ZERO and not _is_empty(item))
         ):
             raise Deviation

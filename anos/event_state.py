@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from anos.items import new_id
+from anos.items import new_item_id
 
 
 class Kind(Struct, frozen=True):
@@ -52,7 +52,6 @@ ZERO: dict[str, dict[str, Any]] = {
     "custom_tool_call": {"input": ""},
     "mcp_call": {"arguments": ""},
 }
-_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}
 _DELTAS = {f"{kind.stem}.delta": kind for kind in KINDS.values()}
 _DONES = {f"{kind.stem}.done": kind for kind in KINDS.values()}
 _PARTS = {f"{kind.part_stem}.{end}" for kind in KIND_OF_PART.values() for end in ("added", "done")}
@@ -197,18 +196,15 @@ class StreamState:
         # An item or part that nobody announced counts as open from its first event.
         item = self._items.get(event["output_index"])
         if item is None:
-            item = self._items[event["output_index"]] = OutputItem(
-                {**self._unannounced(kind), "id": event.get("item_id") or self._mint("item")}
-            )
+            added = self._unannounced(kind)
+            added["id"] = event.get("item_id") or new_item_id(added["type"], self.now_ms)
+            item = self._items[event["output_index"]] = OutputItem(added)
         return item.find(kind, event.get(kind.index)) or item.add(kind)
 
     def _unannounced(self, kind: Kind) -> dict[str, Any]:
         type_ = next((name for name, own in KIND_OF_CALL.items() if own is kind), "")
         type_ = type_ or ("reasoning" if kind.part_stem.endswith("summary_part") else "message")
         return {"type": type_, "status": "in_progress", **ZERO[type_]}
-
-    def _mint(self, type_: str) -> str:
-        return new_id(_PREFIXES.get(type_, "item"), self.now_ms)
 
 
 def _added(fields: dict[str, Any]) -> OutputItem:

@@ -3,6 +3,7 @@
 Events: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
+from collections.abc import Container
 from typing import Any
 
 from anos.event_state import (
@@ -15,7 +16,7 @@ from anos.event_state import (
     StreamState,
     Text,
 )
-from anos.items import new_id
+from anos.items import new_id, new_item_id
 
 Event = dict[str, Any]
 
@@ -33,8 +34,12 @@ class EventWriter(StreamState):
     returned they are never changed.
     """
 
-    def __init__(self, base: dict[str, Any], now_ms: int) -> None:
+    def __init__(
+        self, base: dict[str, Any], now_ms: int, taken: Container[str] = frozenset()
+    ) -> None:
+        """`taken` are the ids of the items before the answer."""
         super().__init__(now_ms)
+        self.taken = taken
         self._base = base
         self._unsent: list[Event] = []
 
@@ -85,8 +90,9 @@ class EventWriter(StreamState):
         elif type_ in ("function_call", "custom_tool_call"):
             added["call_id"] = added.get("call_id") or new_id("call", self.now_ms)
             added.setdefault("name", "")
-        if added["id"] in {"", *(other.fields["id"] for other in self._items.values())}:
-            added["id"] = self._mint(type_)
+        said = {"", *(other.fields["id"] for other in self._items.values())}
+        if added["id"] in said or added["id"] in self.taken:
+            added["id"] = new_item_id(type_, self.now_ms)
         events.append(self.event("response.output_item.added", output_index=index, item=added))
         return index, events
 

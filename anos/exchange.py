@@ -64,7 +64,7 @@ class Exchange(ExchangeRecord, kw_only=True, eq=False):
     usage: dict[str, Any] | None = None
     price: Price | None = None  # of the route that was called last
     grant: Grant | None = None  # its share of the rate limits
-    hold: Reservation | None = None  # of a call: who pays for it, and what it holds of budgets
+    hold: Reservation | None = None  # what it holds of budgets
     upstream_ns: int = 0  # spent waiting for the upstream
     headers: dict[str, str] = field(default_factory=dict)  # for the answer, whatever it becomes
     settled: bool = False

@@ -13,7 +13,7 @@ class Found(Struct, frozen=True, gc=False):
 
     `source` is user, system, history, reference, assistant, tools, arguments, outputs, files or
     other. Not `writable` are the text of a file, which stands there encoded, and the name of a
-    field, where `key` is the text.
+    field, where `key` is the text. What stands in the same `parts` is said together.
     """
 
     source: str
@@ -22,6 +22,7 @@ class Found(Struct, frozen=True, gc=False):
     key: str | int
     is_json: bool  # the arguments of a call, which are JSON
     writable: bool
+    parts: list[Any] | None = None
 
 
 def walk_message(found: list[Found], messages: list[Any], index: int, source: str) -> None:
@@ -51,7 +52,7 @@ def _is_read(found: list[Found], message: dict[str, Any], source: str) -> bool:
         return False
     text = part.get("text")
     if type(text) is str and text:
-        found.append(Found(source, text, part, "text", False, True))
+        found.append(Found(source, text, part, "text", False, True, content))
         return True
     return False
 
@@ -88,7 +89,12 @@ def walk(found: list[Found], container: Any, key: str | int, source: str, reader
                 if name in readers:
                     _read(found, source, readers, node, name, place, value)
                 elif value:
-                    found.append(Found(source, value, node, place, place == "arguments", True))
+                    around = node if name in _PARTED else None
+                    if place in _SAID and len(stack) > 2:  # messages themselves stay apart
+                        around = stack[-2][0]
+                    parts = around if type(around) is list else None
+                    is_json = place == "arguments"
+                    found.append(Found(source, value, node, place, is_json, True, parts))
             elif kind is list:
                 how = SCHEMA if name in _FOR_TOOLS else readers
                 stack.append((value, name, source, how, None, iter(enumerate(value))))
@@ -114,12 +120,12 @@ def _read(
 ) -> None:
     # A list where one id is expected is none, but a text in pieces.
     is_as_said = type(node) is dict or readers is SCHEMA or name in LISTS
-    text = readers[name](node, value) if is_as_said else value
-    if text is value and text:
-        found.append(Found(source, text, node, place, False, True))
-    elif text:
-        of_file = source if source in _INHERITED else "files"
-        found.append(Found(of_file, text, node, place, False, False))
+    for text in readers[name](node, value) if is_as_said else (value,):
+        if text is value and text:
+            found.append(Found(source, text, node, place, False, True))
+        elif text:
+            of_file = source if source in _INHERITED else "files"
+            found.append(Found(of_file, text, node, place, False, False))
 
 
 def _source_inside(source: str, name: str, node: dict[str, Any]) -> str:
@@ -139,6 +145,7 @@ def _source_inside(source: str, name: str, node: dict[str, Any]) -> str:
 
 _INHERITED = ("history", "reference")
 _SPEECH = frozenset({"user", "system", "assistant", "outputs"})
+_SAID = ("text", "refusal")
 _CALLS = frozenset({"tool_calls", "function_call"})
 _FOR_TOOLS = frozenset({"arguments", "input"})
 # What a schema calls by names of its own.

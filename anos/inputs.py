@@ -3,23 +3,13 @@
 https://platform.openai.com/docs/api-reference/responses/create#responses-create-input
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence, Set
 from typing import Any
 
 from anos.errors import InvalidRequest
-from anos.items import Item, new_id
+from anos.items import Item, new_id, new_item_id
 from anos.validation import Path, missing, path_of, wrong_type
 
-# Minted ids begin like OpenAI's, which refuses a replayed item whose id begins otherwise.
-_PREFIXES = {
-    "message": "msg",
-    "function_call": "fc",
-    "function_call_output": "fco",
-    "custom_tool_call": "ctc",
-    "custom_tool_call_output": "ctco",
-    "reasoning": "rs",
-    "compaction": "cmp",
-}
 ROLES = frozenset({"user", "assistant", "system", "developer"})
 # The client runs these itself, and the model waits for what they say.
 _OWN_CALLS = frozenset({"function_call", "custom_tool_call"})
@@ -73,7 +63,7 @@ def _item(given: Any, index: int, now_ms: int) -> Item:
     minted = not item.get("id")
     known = {
         "type": kind,
-        "id": new_id(_PREFIXES.get(kind, "item"), now_ms) if minted else _string(item, "id", at),
+        "id": new_item_id(kind, now_ms) if minted else _string(item, "id", at),
     }
     if kind == "reasoning":
         return {**item, **known, **_reasoning(item, at)}
@@ -204,6 +194,24 @@ def _one_of(part: Item, names: tuple[str, ...], at: Path) -> None:
             _string(part, name, at)
             return
     raise missing(path_of((*at, names[0])))
+
+
+def distinct(history: list[Item], items: list[Item], ids: Set[str], now_ms: int) -> list[Item]:
+    """The items as they are kept: one with an id that came before, in either, has a new one.
+
+    `ids` are those of both. Whoever pages through a conversation goes on after an id, which then
+    must name one place.
+    """
+    if len(ids) == len(history) + len(items):
+        return items
+    seen = {item["id"] for item in history}
+    kept = []
+    for item in items:
+        if item["id"] in seen:
+            item = {**item, "id": new_item_id(item["type"], now_ms)}
+        seen.add(item["id"])
+        kept.append(item)
+    return kept
 
 
 def check_tool_pairs(items: Iterable[Item]) -> None:

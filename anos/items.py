@@ -56,6 +56,28 @@ def new_id(prefix: str, now_ms: int) -> str:
     return f"{prefix}_{now_ms:012x}{random_hex(10)}"
 
 
+# Minted ids begin like OpenAI's, which refuses a replayed item whose id begins otherwise.
+_PREFIXES = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "reasoning": "rs",
+    "compaction": "cmp",
+}
+
+
+def new_item_id(type_: str, now_ms: int) -> str:
+    """A fresh id for an item of that type."""
+    return new_id(_PREFIXES.get(type_, "item"), now_ms)
+
+
+def new_item(type_: str, now_ms: int) -> Item:
+    """A finished item with a fresh id, and nothing in it yet."""
+    return {"id": new_item_id(type_, now_ms), "type": type_, "status": "completed"}
+
+
 def usage(
     input_tokens: int,
     output_tokens: int,

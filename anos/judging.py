@@ -59,10 +59,11 @@ class Judged:
         receipt = self._receipt
         receipt.us = self.ns // 1000
         receipt.rules = dict(self._rules)
+        receipt.error = receipt.error or self.windows.error
         if self._rules:
             receipt.action = self._mode
         elif receipt.error:
-            receipt.action = "error"
+            receipt.action = "block" if self.windows.is_blocked else "error"
         return receipt
 
     async def _next(self, answering: Answering) -> bytes:

@@ -9,23 +9,16 @@ import msgspec
 import orjson
 from msgspec import Meta, Struct
 
-from anos.config import check_soft
 from anos.config_reader import Reader
-from anos.config_sections import (
-    LATER_VALUES,
-    Budget,
+from anos.config_sections import LATER_VALUES, Budget, Budgets, Config, Key, Limit, Queue, Section
+from anos.config_values import (
     BudgetName,
-    Budgets,
-    Config,
-    Key,
-    Limit,
     LimitName,
     ModelPattern,
     Moment,
     Name,
+    ProfileReference,
     ProjectName,
-    Queue,
-    Section,
     Text,
     moment_ms,
 )
@@ -35,7 +28,6 @@ from anos.errors import InvalidRequest
 MAX_BYTES = 65_536
 _MESSAGE = 2000
 _YEAR_10000_MS = 253_402_300_800_000
-_SECTIONS = ("projects", "limits", "budgets")
 # What a name of the configuration may stand for, and what may stand in its place.
 _NAMED = {"limits": (LimitName, Limit), "budget": (BudgetName, Budgets)}
 
@@ -52,7 +44,7 @@ class Settings(Section, frozen=True, kw_only=True):
     role: Literal["admin", "key", "read-only"] = "key"
     limits: str | Limit | None = None
     budget: str | tuple[Budget, ...] | None = None
-    guards: Name = "default"
+    guards: ProfileReference = "default"
     bodies: Literal["off", "hashed", "full"] = "off"
     expires: Moment | None = None
     blocked: bool = False
@@ -93,15 +85,8 @@ def read(tree: Tree, config: Config) -> Settings:
     Raises InvalidRequest, which names every fault, and as `param` the path of the first.
     """
     given = {name: value for name, value in tree.items() if value is not None}
-    reader = _Reader({name: getattr(config, name) for name in _SECTIONS}, {}, LATER_VALUES)
+    reader = _Reader(_named(config), {}, LATER_VALUES)
     settings = reader.read(Settings, given)
-    limits = settings.limits
-    if isinstance(limits, Limit) and not reader.faults and limits == Limit(queue=limits.queue):
-        reader.fault("limits", "limits nothing")
-    if isinstance(settings.budget, tuple) and not reader.faults:
-        check_soft("budget", settings.budget, given["budget"], reader)
-    if not reader.faults and settings.guards not in ("default", *config.guards.profiles):
-        reader.fault("guards", f'no profile "{settings.guards}"')
     if reader.faults:
         param = reader.faults[0].partition(": ")[0][:256]
         raise InvalidRequest("; ".join(reader.faults)[:_MESSAGE], param=param)
@@ -115,15 +100,26 @@ def read(tree: Tree, config: Config) -> Settings:
 
 def lacking(settings: Settings, config: Config) -> list[str]:
     """What settings name that the configuration has no more, as `read` would say it."""
-    named = {"project": settings.project, "limits": settings.limits, "budget": settings.budget}
+    # Not by reading them again: that takes long for thousands of keys.
+    named = (
+        ("project", settings.project, config.projects),
+        ("limits", settings.limits, config.limits),
+        ("budget", settings.budget, config.budgets),
+    )
     faults = [
-        f'{field}: no {section.removesuffix("s")} "{value}"'
-        for (field, value), section in zip(named.items(), _SECTIONS, strict=True)
-        if isinstance(value, str) and value not in getattr(config, section)
+        f'{field}: no {field.removesuffix("s")} "{value}"'
+        for field, value, entries in named
+        if isinstance(value, str) and value not in entries
     ]
     if settings.guards not in ("default", *config.guards.profiles):
         faults.append(f'guards: no profile "{settings.guards}"')
     return faults
+
+
+def _named(config: Config) -> Tree:
+    """What the settings of a key may name."""
+    sections: Tree = {name: getattr(config, name) for name in ("projects", "limits", "budgets")}
+    return sections | {"guards": {"profiles": config.guards.profiles}}
 
 
 def of_configured(key: Key) -> Settings:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from multidict import MultiMapping, istr
 
-from anos.config_sections import Budget, Config
+from anos.config_sections import Budget, Config, Limit
 from anos.errors import Unauthorized
 from anos.key_settings import Settings, budgets_of, decode, lacking, limit_of, of_configured
 from anos.limits import Scope
@@ -17,6 +17,7 @@ from anos.schema import KeyRecord
 
 MASTER = "master"
 GLOBAL = "global"  # what holds for all callers together
+_MASTERS_PROJECT = "default"
 
 Money = tuple[Budget, ...]
 
@@ -33,7 +34,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     models: tuple[str, ...]  # exact names, and prefixes that end with *
     role: str  # admin, key or read-only
     scopes: tuple[Scope, ...] = ()  # the limits it fills, its own first
-    accounts: tuple[str, ...] = ()  # the budgets it spends: key:<name>, project:<name>, global
+    accounts: tuple[str, ...] = ()  # see accounts_of
     bodies: str = "off"  # what the ledger keeps of bodies: off, hashed or full
     expires_ms: int | None = None  # Unix time
     blocked: bool = False
@@ -45,6 +46,13 @@ class Caller(Struct, frozen=True, kw_only=True):
             if allowed == model or (allowed[-1] == "*" and model.startswith(allowed[:-1])):
                 return True
         return False
+
+    def check(self) -> None:
+        """Raises Unauthorized where its key lets nobody in any more."""
+        if self.blocked:
+            raise _refusal("Authentication Error, the api key is blocked.")
+        if self.expires_ms is not None and self.expires_ms <= time.time() * 1000:
+            raise _refusal("Authentication Error, the api key has expired.")
 
 
 class Keyring:
@@ -114,10 +122,7 @@ class Keyring:
         caller = self._callers.get(digest_of(given))
         if caller is None:
             raise _refusal("Authentication Error, invalid api key passed in.")
-        if caller.blocked:
-            raise _refusal("Authentication Error, the api key is blocked.")
-        if caller.expires_ms is not None and caller.expires_ms <= time.time() * 1000:
-            raise _refusal("Authentication Error, the api key has expired.")
+        caller.check()
         return caller
 
     def _take(self, name: str, settings: Settings) -> Caller:
@@ -183,24 +188,21 @@ def _refusal(message: str) -> Unauthorized:
     return Unauthorized(message, headers={"WWW-Authenticate": "Bearer"})
 
 
+def accounts_of(key: str, owner: str) -> tuple[str, ...]:
+    """The accounts a call's cost is of: its key's, its project's and that of all callers."""
+    return tuple(dict.fromkeys((f"key:{key}", owner, GLOBAL)))
+
+
 def _caller(name: str, settings: Settings, config: Config) -> Caller:
     own = f"key:{name}"
     owner = own if settings.project is None else f"project:{settings.project}"
-    limits = [(own, limit_of(settings.limits, config))]
-    accounts = [own] if budgets_of(settings.budget, config) else []
-    if settings.project is not None:
-        project = config.projects[settings.project]
-        limits.append((owner, config.limits.get(project.limits or "")))
-        if (project.budget or "") in config.budgets:
-            accounts.append(owner)
-    limits.append((GLOBAL, config.limits.get(GLOBAL)))
     return Caller(
         key=name,
         project=owner,
         models=settings.models,
         role=settings.role,
-        scopes=tuple((account, limit) for account, limit in limits if limit is not None),
-        accounts=tuple(accounts + [GLOBAL] * (GLOBAL in config.budgets)),
+        scopes=_scopes((own, limit_of(settings.limits, config)), settings.project, config),
+        accounts=accounts_of(name, owner),
         bodies=settings.bodies,
         expires_ms=settings.expires_ms,
         blocked=settings.blocked,
@@ -209,15 +211,25 @@ def _caller(name: str, settings: Settings, config: Config) -> Caller:
 
 
 def _master(config: Config) -> Caller:
-    """Neither default applies to the master key; what holds for all does."""
+    """Neither default applies to the master key; what holds for its project and for all does."""
+    owner = f"project:{_MASTERS_PROJECT}"
     return Caller(
         key=MASTER,
-        project="project:default",
+        project=owner,
         models=("*",),
         role="admin",
-        scopes=((GLOBAL, config.limits[GLOBAL]),) if GLOBAL in config.limits else (),
-        accounts=(GLOBAL,) if GLOBAL in config.budgets else (),
+        scopes=_scopes((MASTER, None), _MASTERS_PROJECT, config),
+        accounts=accounts_of(MASTER, owner),
     )
+
+
+def _scopes(own: tuple[str, Limit | None], name: str | None, config: Config) -> tuple[Scope, ...]:
+    """The limits that there are of a key's own, its project's, and those of all callers."""
+    limits = [own]
+    if (project := config.projects.get(name or "")) is not None:
+        limits.append((f"project:{name}", config.limits.get(project.limits or "")))
+    limits.append((GLOBAL, config.limits.get(GLOBAL)))
+    return tuple((account, limit) for account, limit in limits if limit is not None)
 
 
 def _common_accounts(config: Config) -> dict[str, Money]:

@@ -7,17 +7,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from hashlib import blake2b, sha256
 
 import msgspec
 
-from anos.budgets import Budgets
+from anos.budgets import Budgets, Reservation
 from anos.errors import Unavailable
 from anos.exchange import KEPT_BYTES, Bodies, Exchange
-from anos.keys import GLOBAL, MASTER
 from anos.metrics import Metrics
-from anos.pricing import cost
+from anos.pricing import Bound, cost
 from anos.store import (
     Begin,
     Delete,
@@ -87,27 +85,24 @@ class Ledger:
 
     def has_budget(self, exchange: Exchange) -> bool:
         """Whether what a call costs is to be held: its caller has a budget at this moment."""
-        return self._budgets.has_any(_payers(exchange))
+        assert exchange.caller is not None
+        return self._budgets.has_any(exchange.caller.accounts)
 
-    def open(self, exchange: Exchange) -> None:
-        """A call without a budget is about to cost something: a budget that comes will know."""
-        exchange.hold = self._budgets.reserve(_payers(exchange), 0, exchange.started_ms)
+    def reserve(self, exchange: Exchange, bound: Bound) -> ReservationRecord:
+        """Hold what a call may cost, at most, in every budget of its caller.
 
-    def reserve(self, exchange: Exchange, micro: int, tokens: tuple[int, int]) -> ReservationRecord:
-        """Hold what a call may cost, at most, in every budget of its caller, if it has any.
-
-        `tokens` are what the bound was made of. The row is to be made durable before the upstream
-        is called. Raises BudgetExceeded.
+        The row is to be made durable before the upstream is called. Raises BudgetExceeded.
         """
-        payers = _payers(exchange)
-        if not self._budgets.has_any(payers):
-            self.open(exchange)
-            return self._traces.record(exchange, 0, tokens, exchange.started_ms)
-        now_ms = time.time_ns() // 1_000_000
-        exchange.hold = self._budgets.reserve(payers, micro, now_ms)
-        exchange.reserved, exchange.charged_ms = micro, now_ms
-        self._warn(exchange, self._budgets.warnings(payers, now_ms))
-        return self._traces.record(exchange, micro, tokens, now_ms)
+        assert exchange.caller is not None
+        accounts, now_ms = exchange.caller.accounts, time.time_ns() // 1_000_000
+        exchange.hold = self._budgets.reserve(accounts, bound.micro_usd, now_ms)
+        exchange.reserved, exchange.charged_ms = bound.micro_usd, now_ms
+        self._warn(exchange, self._budgets.warnings(accounts, now_ms))
+        return self._traces.record(exchange, bound, now_ms)
+
+    def trace(self, exchange: Exchange) -> ReservationRecord:
+        """What a crash leaves of a call that holds nothing, where it is to be durable at once."""
+        return self._traces.record(exchange, Bound(0, 0, 0), exchange.started_ms)
 
     def _warn(self, exchange: Exchange, warnings: list[str]) -> None:
         if warnings:
@@ -138,6 +133,8 @@ class Ledger:
         """
         if not self._close(exchange, status) or exchange.caller is None:
             return None
+        if response is not None and response.background:  # it has a row, which waits for its end
+            return self._submit(Finish(exchange, response))
         return self._submit(Save(exchange, response))
 
     def begin_background(
@@ -161,24 +158,6 @@ class Ledger:
             return False
         except (StoreUnavailable, StoreFailed) as exc:
             raise Unavailable from exc
-
-    def finish_background(
-        self, exchange: Exchange, status: int, response: ResponseRecord
-    ) -> asyncio.Future[None] | None:
-        """Write the end of a background response and its exchange."""
-        if not self._close(exchange, status):
-            return None
-        return self._submit(
-            Finish(
-                exchange,
-                response.id,
-                response.project,
-                response.status,
-                response.completed_ms or exchange.started_ms,
-                response.body,
-                response.output,
-            )
-        )
 
     def _submit(self, job: Save | Finish) -> asyncio.Future[None] | None:
         try:
@@ -232,28 +211,18 @@ class Ledger:
                 self._metrics.cost(exchange.model or "", exchange.cost)
         if exchange.grant is not None:
             exchange.grant.close(used)
-        if exchange.reserved is not None:
-            exchange.cost = exchange.cost or 0
-            if exchange.cost > exchange.reserved:
-                logger.warning(
-                    "request %s cost more than its upstream was allowed", exchange.request_id
-                )
-                self._metrics.overrun(exchange.model or "")
+        if exchange.hold is not None:
+            self._end_hold(exchange, exchange.hold)
         elif exchange.cost is not None:
             exchange.charged_ms = exchange.started_ms
-        if exchange.hold is not None:
-            exchange.hold.settle(exchange.cost or 0)
+            assert exchange.caller is not None
+            self._budgets.spend(exchange.caller.accounts, exchange.cost, exchange.started_ms)
 
-
-def _payers(exchange: Exchange) -> tuple[str, ...]:
-    """The accounts that a call's cost is of, in force or not."""
-    assert exchange.caller is not None
-    return _accounts(exchange.caller.key, exchange.caller.project)
-
-
-@lru_cache(maxsize=10_000)
-def _accounts(key: str, project: str) -> tuple[str, ...]:
-    if key == MASTER:
-        return (GLOBAL,)
-    own = f"key:{key}"
-    return (own, GLOBAL) if project == own else (own, project, GLOBAL)
+    def _end_hold(self, exchange: Exchange, hold: Reservation) -> None:
+        exchange.cost = exchange.cost or 0
+        if exchange.cost > hold.micro_usd:
+            logger.warning(
+                "request %s cost more than its upstream was allowed", exchange.request_id
+            )
+            self._metrics.overrun(exchange.model or "")
+        hold.settle(exchange.cost)

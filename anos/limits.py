@@ -99,7 +99,7 @@ class Grant:
         )
         if wait_s:
             self.undo()
-            raise _refusal(meter, now, wait_s)
+            raise _refusal(meter, now, wait_s, estimate)
         self.held = estimate
         self._windows = [window for window, _ in metered]
         for window in self._windows:
@@ -206,7 +206,7 @@ class Limits:
             return
         for meter in meters:
             if meter.tokens is not None and (wait_s := meter.tokens.wait_s(now, tokens)):
-                raise _refusal(meter, now, wait_s)
+                raise _refusal(meter, now, wait_s, tokens)
 
     def state(self, scopes: Sequence[Scope]) -> list[dict[str, object]]:
         """What each scope's limit allows and what is left of it; null: that is not limited."""
@@ -319,10 +319,15 @@ def _check_queues(meters: list[_Meter], now: float) -> None:
             raise _refusal(meter, now, _SLOT_S)
 
 
-def _refusal(meter: _Meter, now: float, wait_s: float) -> RateLimited:
+def _refusal(meter: _Meter, now: float, wait_s: float, tokens: int = 0) -> RateLimited:
+    """`tokens` are those that do not fit, where it is their limit that is used up."""
     wait_ms = math.ceil(wait_s * 1000)
     retry = {"Retry-After": str(-(-wait_ms // 1000)), "retry-after-ms": str(wait_ms)}
-    return RateLimited(headers=_headers([meter], now) | retry)
+    message = RateLimited.message
+    if tokens and (window := meter.tokens) is not None:
+        left = f"{window.remaining(now)} of {window.limit} a minute are left"
+        message += f": this request may take {tokens} tokens, and {left}"
+    return RateLimited(message, headers=_headers([meter], now) | retry)
 
 
 def _headers(meters: list[_Meter], now: float) -> dict[str, str]:

@@ -88,7 +88,7 @@ async def by_model(request: web.Request) -> web.Response:
     )
 
 
-async def _recent(gateway: Gateway, columns: tuple[queries.Column, ...]) -> list[spend.Row]:
+async def _recent(gateway: Gateway, columns: tuple[params.Column, ...]) -> list[spend.Row]:
     now_ms = time.time_ns() // 1_000_000
     span = spend.quarters(spend.days_back(now_ms, _DAYS, "UTC"), now_ms)
     question = spend.Question(start_ms=span[0], end_ms=span[1], columns=columns)

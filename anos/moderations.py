@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from anos import pipeline
+from anos import admission
 from anos.decoding import decode_body
 from anos.errors import InvalidRequest, UpstreamError, UpstreamTimeout
 from anos.intake import read_body
@@ -41,11 +41,11 @@ async def create(request: web.Request) -> web.Response:
     moderator = live.profiles[caller.guards].moderator or Moderator()
     if moderator.backend == "model" and gateway.ledger.has_budget(exchange):
         raise InvalidRequest(
-            "This key has a budget, and what the model that moderates costs is not known.",
+            "A budget holds for this key, and what the model that moderates costs is not known.",
             param="model",
             code="unpriced_model",
         )
-    await pipeline.meter(gateway, exchange, caller, caller.scopes)
+    await admission.meter(gateway, exchange, caller, caller.scopes)
     judgements = await asyncio.gather(*[moderator.judge(text, "user") for text in texts])
     body = {
         "id": f"modr-{uuid.uuid4().hex}",

@@ -1,6 +1,6 @@
 """What operators may ask, as paths of the OpenAPI document: keys, ledger, audit."""
 
-from anos.openapi_admin_schemas import SPEND_COLUMNS, SPEND_STEPS, STATUSES
+from anos.admin_params import COLUMNS, STATUSES, STEPS
 from anos.openapi_parts import (
     KEYED,
     NAMED_AND_SENT,
@@ -9,12 +9,12 @@ from anos.openapi_parts import (
     VIEWERS,
     Schema,
     array,
-    between,
     change,
     enum,
     in_path,
     json_answer,
     json_body,
+    limit,
     operation,
     query,
     ref,
@@ -30,11 +30,6 @@ _KEY = query("key", STRING, "A key's name.")
 _MODEL = query("model", STRING, "A model's public name.")
 
 
-def _limit(default: int, most: int) -> Schema:
-    schema = {**between(1, most, "integer"), "default": default}
-    return query("limit", schema, "Rows on a page.")
-
-
 _KEYS: dict[str, dict[str, Schema]] = {
     "/admin/keys": {
         "get": view(
@@ -43,7 +38,7 @@ _KEYS: dict[str, dict[str, Schema]] = {
             "Keys by name",
             json_answer("KeyList", "One page of keys."),
             query("project", STRING, "Only keys of this project."),
-            _limit(20, 100),
+            limit(20, 100),
             _AFTER,
         ),
         "post": change(
@@ -124,7 +119,7 @@ _LEDGER: dict[str, dict[str, Schema]] = {
             query(
                 "group_by",
                 {**STRING, "default": "day"},
-                f"Some of {', '.join((*SPEND_COLUMNS, *SPEND_STEPS))}, with commas, and at most "
+                f"Some of {', '.join((*COLUMNS, *STEPS))}, with commas, and at most "
                 "one of the last three.",
             ),
             query("since", TIME, "The last 30 days if absent; moved to a quarter of an hour."),
@@ -158,7 +153,7 @@ _LEDGER: dict[str, dict[str, Schema]] = {
                 STRING,
                 "The newest with this `x-request-id`; only `limit` may stand beside it.",
             ),
-            _limit(20, 1000),
+            limit(20, 1000),
             _AFTER,
         )
     },
@@ -193,7 +188,7 @@ _LEDGER: dict[str, dict[str, Schema]] = {
             _MODEL,
             query("status", enum(*STATUSES), "Only responses of this status."),
             _SINCE,
-            _limit(20, 1000),
+            limit(20, 1000),
             _AFTER,
         )
     },
@@ -266,7 +261,7 @@ _AUDIT: dict[str, dict[str, Schema]] = {
             "What operators changed, newest first",
             json_answer("ChangeList", "One page of changes."),
             query("object", STRING, "Only changes of this, like `key:web` or `config`."),
-            _limit(100, 1000),
+            limit(100, 1000),
             _AFTER,
         )
     },

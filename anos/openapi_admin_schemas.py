@@ -1,5 +1,6 @@
 """The shapes of what operators send and are answered, as JSON Schemas for the OpenAPI document."""
 
+from anos.admin_params import COLUMNS, STATUSES, STEPS
 from anos.openapi_parts import (
     BOOLEAN,
     INTEGER,
@@ -18,10 +19,6 @@ from anos.openapi_parts import (
     ref,
     shape,
 )
-
-STATUSES = ("queued", "in_progress", "completed", "incomplete", "failed", "cancelled")
-SPEND_COLUMNS = ("key", "project", "model")
-SPEND_STEPS = ("hour", "day", "month")
 
 
 def schemas() -> dict[str, Schema]:
@@ -133,8 +130,8 @@ def _ledger() -> dict[str, Schema]:
                 "data": array(
                     shape(
                         _SUMS,
-                        **dict.fromkeys(SPEND_STEPS, TIME),
-                        **dict.fromkeys(SPEND_COLUMNS, STRING),
+                        **dict.fromkeys(STEPS, TIME),
+                        **dict.fromkeys(COLUMNS, STRING),
                     )
                 ),
                 "totals": shape(_SUMS),

@@ -16,12 +16,12 @@ from anos.openapi_parts import (
     TIME,
     Schema,
     array,
-    between,
     change,
     const,
     enum,
     in_path,
     json_answer,
+    limit,
     operation,
     optional,
     or_null,
@@ -30,11 +30,6 @@ from anos.openapi_parts import (
     shape,
     view,
 )
-
-
-def _limit(default: int, most: int) -> Schema:
-    return query("limit", {**between(1, most, "integer"), "default": default}, "Rows at most.")
-
 
 _TOKEN = in_path("key", "The key, or its name.")
 PATHS: dict[str, dict[str, Schema]] = {
@@ -160,7 +155,7 @@ PATHS: dict[str, dict[str, Schema]] = {
                 "LiteLLM",
                 f"Dollars of the last 30 days by {thing}, the most first",
                 json_answer(f"LiteLLMSpendOf{things.title()}", "Those that cost anything."),
-                _limit(default, 1000),
+                limit(default, 1000),
             )
         }
         for things, thing, default in (("keys", "key", 1000), ("models", "model", 10))

@@ -74,6 +74,11 @@ def query(name: str, schema: Schema, description: str) -> Schema:
     return {"name": name, "in": "query", "schema": schema, "description": description}
 
 
+def limit(default: int, most: int) -> Schema:
+    schema = {**between(1, most, "integer"), "default": default}
+    return query("limit", schema, "Rows on a page.")
+
+
 def in_path(name: str, description: str = "") -> Schema:
     parameter = {"name": name, "in": "path", "required": True, "schema": STRING}
     return {**parameter, "description": description} if description else parameter

@@ -18,6 +18,7 @@ from anos.event_state import Kind
 from anos.events import EventWriter
 from anos.items import Answer
 from anos.shapes import read_event
+from anos.surrogates import Joiner
 
 # What the client saw is kept to write closing events from; more than this is folded.
 _KEPT_BYTES = 64 * 1024
@@ -45,17 +46,18 @@ class ResponsesPassthrough:
         self._seen: list[bytes] = []
         self._seen_bytes = 0
         self._next = 0
-        self._order = Order()
+        self._order = Order(writer.taken)
         self._terminal: dict[str, Any] | None = None
         self._failure: UpstreamError | None = None
         self._current: OpenItem | None = None  # whose deltas pass unparsed
         self._place = self._whole = b""  # what names its open text, and precedes the whole of it
         self._before = self._after = b""  # how its deltas begin, around their number
         self._splitter = sse.Splitter()
+        self._joiner = Joiner()
 
     def feed(self, data: bytes) -> bytes:
         """What the client gets for these bytes of the upstream, the terminal event excepted."""
-        data = self._splitter.whole(data)
+        data = self._joiner.whole(self._splitter.whole(data))
         out: list[bytes] = []
         at = 0
         while at < len(data) and not self.ended:
@@ -98,7 +100,7 @@ class ResponsesPassthrough:
     def _one(self, event: bytes, before: list[bytes]) -> bytes:
         """A single event, checked; at the first deviation the reader takes over."""
         name, data = sse.parse(event)
-        if not data or data == b"[DONE]":
+        if not data or data.startswith(b"[DONE]"):
             return b""
         try:
             if self._reader is None:

@@ -1,4 +1,4 @@
-"""The one path every model call takes: rates, guards, upstream, relay, commit, answer."""
+"""The one path every admitted call takes: upstream, relay, guards, commit, answer."""
 
 import asyncio
 import logging
@@ -9,31 +9,24 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from anos import items
-from anos.bounds import input_bound, unpriced
+from anos import admission, items
 from anos.calls import Call
 from anos.errors import (
-    BudgetExceeded,
-    Forbidden,
     GatewayError,
     GuardBlocked,
-    InvalidRequest,
-    RateLimited,
     Unavailable,
     UpstreamError,
 )
 from anos.exchange import CLIENT_LEFT, Exchange, note_failure
 from anos.items import Answer
-from anos.keys import Caller
-from anos.limits import Scope
 from anos.middleware import report
-from anos.pricing import estimate, most
+from anos.pricing import estimate
 from anos.relay import ClientStream, Whole
 from anos.routing import Route
 from anos.runs import Run
 from anos.screened import Screened
 from anos.screening import Profile, screen_answer, screen_message, screened
-from anos.sending import first_bytes, send
+from anos.sending import Begun, send
 from anos.state import Gateway, Live
 from anos.store import ReservationRecord, ResponseRecord, StoreFailed
 from anos.upstream import Answering
@@ -45,74 +38,6 @@ _STREAM_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
-# What is held of a limit of tokens for an answer that the client has set no cap for.
-USUAL_OUTPUT_TOKENS = 256
-
-
-async def admit(
-    gateway: Gateway, live: Live, exchange: Exchange, caller: Caller, model: str
-) -> tuple[Route, ...]:
-    """The routes of a call that may begin; its request counts against the limits.
-
-    Waits for a slot where a limit has a queue. Raises InvalidModel, Forbidden, RateLimited, or
-    Unavailable while nothing can be written.
-    """
-    routes = live.router.resolve(model)
-    if not caller.may_use(model):
-        raise Forbidden(
-            f"This key may not use the model '{model}'.", param="model", code="model_not_allowed"
-        )
-    exchange.model = model
-    scope = routes[0].scope
-    scopes = caller.scopes if scope is None else (*caller.scopes, scope)
-    await meter(gateway, exchange, caller, scopes)
-    return routes
-
-
-async def meter(
-    gateway: Gateway, exchange: Exchange, caller: Caller, scopes: tuple[Scope, ...]
-) -> None:
-    """Count a call that may begin against its limits; waits for a slot where one has a queue.
-
-    Raises RateLimited, or Unavailable while nothing can be written.
-    """
-    _check(gateway)
-    if scopes:
-        grant = gateway.limits.try_take(scopes)
-        if grant is None:
-            grant = exchange.grant = await gateway.limits.take(scopes, caller.key)
-            _check(gateway)
-        exchange.grant = grant
-    exchange.counted = 1
-    gateway.ledger.enter(exchange)
-
-
-def _check(gateway: Gateway) -> None:
-    if gateway.is_draining:
-        raise Unavailable("The gateway is shutting down.")
-    gateway.ledger.check()
-
-
-def bound(call: Call, routes: tuple[Route, ...], body: bytes, cap: int) -> tuple[int, int]:
-    """Tokens of input, and micro-dollars, that a call can come to at most on any of its routes.
-
-    `body` is the request for the first, `cap` the most tokens of output. Raises InvalidRequest for
-    what has no known price.
-    """
-    tokens, micro = 0, 0
-    if (param := call.extra()) is not None:
-        raise unpriced(param, f"'{param}'")
-    for route in routes:
-        if route.price is None:
-            raise InvalidRequest(
-                f"This key has a budget, and no price is known for '{route.deployment}'.",
-                param="model",
-                code="unpriced_model",
-            )
-        most_input = input_bound(body if route is routes[0] else call.request(route), route)
-        tokens = max(tokens, most_input)
-        micro = max(micro, most(route.price, most_input, cap))
-    return tokens, micro
 
 
 class Work(Struct, eq=False):
@@ -133,34 +58,10 @@ class Work(Struct, eq=False):
     deltas: int = 0  # that came from the upstream
 
     def reserve(self) -> ReservationRecord | None:
-        """Make the first route's request; hold what it may use of token limits and budgets.
-
-        Returns what must be durable before an upstream is called. Raises RateLimited and
-        BudgetExceeded, and InvalidRequest for what a budget cannot bound.
-        """
-        exchange, call, route = self.exchange, self.call, self.routes[0]
-        has_budget = self.gateway.ledger.has_budget(exchange)
-        cap = call.cap(route.max_output_tokens) if has_budget else None
-        self.body = body = call.request(route)
-        try:
-            if exchange.grant is not None:
-                exchange.grant.reserve_tokens(estimate(len(body)) + (cap or USUAL_OUTPUT_TOKENS))
-            if has_budget:
-                return self._hold(cap or 0)
-        except (RateLimited, BudgetExceeded):
-            if exchange.grant is not None:
-                exchange.grant.undo()
-            exchange.grant, exchange.counted = None, 0  # what is refused does not count
-            raise
-        if call.background:
-            # Nothing to hold; but if a crash ends it, its exchange is in the ledger all the same.
-            return self.gateway.ledger.reserve(exchange, 0, (0, 0))
-        self.gateway.ledger.open(exchange)
-        return None
-
-    def _hold(self, cap: int) -> ReservationRecord:
-        tokens, micro = bound(self.call, self.routes, self.body, cap)
-        return self.gateway.ledger.reserve(self.exchange, micro, (tokens, cap))
+        """Make the first route's request, and hold what it may use; see admission.reserve."""
+        asked, record = admission.reserve(self.gateway, self.exchange, self.call, self.routes)
+        self.routes, self.body = asked.routes, asked.body
+        return record
 
     async def foreground(self, request: web.Request) -> web.StreamResponse:
         """Answer the client; raises GatewayError while nothing was written to it."""
@@ -171,7 +72,7 @@ class Work(Struct, eq=False):
             client = ClientStream(request, self._stream_headers, silence_s)
         try:
             if client is None:
-                return await self._plain()
+                return await self._whole()
             await self._streamed(client)
             assert client.response is not None
             return client.response
@@ -201,19 +102,15 @@ class Work(Struct, eq=False):
         finally:
             self._close()
 
-    async def _plain(self) -> web.StreamResponse:
+    async def _whole(self) -> web.StreamResponse:
         try:
-            answering = await self._send()
-            started_ns = time.monotonic_ns()
-            body = await answering.read()
-            self._keep(body)
-            self.exchange.upstream_ns += time.monotonic_ns() - started_ns
-            assert self.route is not None
-            answer = self.call.read(self.route, body, _now_ms())
+            begun = await self._send()
+            self._keep(begun.data)
+            answer = self.call.read(begun.route, begun.data, _now_ms())
             self.told = answer.usage
             await self._screen(answer)
-        except asyncio.CancelledError:
-            answer = self._cancelled()
+        except asyncio.CancelledError as exc:
+            answer = self._cancelled(exc)
             if answer.error is not None:
                 raise Unavailable(answer.error["message"]) from None
         response = await self._commit(answer)
@@ -234,20 +131,20 @@ class Work(Struct, eq=False):
     async def _streamed(self, client: ClientStream) -> None:
         try:
             await self._pump(client)
-            closing, answer = await self._stream().finish()
+            closing, answer = await self._guarded().finish()
             if answer.error is not None and client.response is None:
                 raise UpstreamError(answer.error["message"])
-            if client.response is None and self._stream().is_blocked:
+            if client.response is None and self._guarded().is_blocked:
                 self._count(answer)
                 raise GuardBlocked
-        except asyncio.CancelledError:
-            answer = self._cancelled()
-            closing, answer = self._stream().stream.abort(answer.status, answer.error)
+        except asyncio.CancelledError as exc:
+            answer = self._cancelled(exc)
+            closing, answer = self._guarded().abort(answer.status, answer.error)
         except GatewayError as exc:
             if client.response is None:
                 raise
             note_failure(self.exchange, exc)
-            closing, answer = self._stream().stream.abort("failed", _error_of(exc))
+            closing, answer = self._guarded().abort("failed", _error_of(exc))
         try:
             response = await self._commit(answer)
         except GatewayError as exc:
@@ -255,7 +152,7 @@ class Work(Struct, eq=False):
                 raise
             answer.status, answer.error = "failed", _error_of(exc)
             response = self.call.shown(self._final(answer))
-        await client.write(closing + self._stream().stream.terminal(answer, response))
+        await client.write(closing + self._guarded().terminal(answer, response))
         await client.end()
         if self.answering is not None:
             await self.answering.linger()
@@ -265,38 +162,36 @@ class Work(Struct, eq=False):
             await begun
             self.run.response = {**self.run.response, "status": "in_progress"}
             await self._pump(None)
-            return (await self._stream().finish())[1]
-        except asyncio.CancelledError:
-            answer = self._cancelled()
-            return self._stream().stream.abort(answer.status, answer.error)[1]
+            return (await self._guarded().finish())[1]
+        except asyncio.CancelledError as exc:
+            answer = self._cancelled(exc)
+            return self._guarded().abort(answer.status, answer.error)[1]
         except Exception as exc:
             # Nobody else would tell the client that polls.
             note_failure(self.exchange, exc)
             known = exc if isinstance(exc, GatewayError) else GatewayError()
             report(exc)
-            return self._stream().stream.abort("failed", _error_of(known))[1]
+            return self._guarded().abort("failed", _error_of(known))[1]
 
     async def _pump(self, client: ClientStream | None) -> None:
         """Relay the upstream's events until it ends."""
-        answering = await self._send()
+        begun = await self._send()
         started_ns = time.monotonic_ns()
-        stream = self._stream()
+        stream = self._guarded()
         write = None if client is None else client.write
-        assert self.route is not None
         try:
-            data = await first_bytes(self.route, answering)
-            await stream.pump(answering, data, self._keep, write)
+            await stream.pump(begun.answering, begun.data, self._keep, write)
         finally:
             passed_ns = time.monotonic_ns() - started_ns
             self.exchange.upstream_ns += passed_ns - stream.judging_ns
 
-    async def _send(self) -> Answering:
+    async def _send(self) -> Begun:
         if not self.call.background and (held := self.reserve()) is not None:
             await self.gateway.ledger.commit(held)
-        self.route, self.answering = await send(
-            self.call, self.exchange, self.routes, self.body, self.live.upstreams
-        )
-        return self.answering
+        upstreams = self.live.upstreams
+        begun = await send(self.call, self.exchange, self.routes, self.body, upstreams)
+        self.route, self.answering = begun.route, begun.answering
+        return begun
 
     def _keep(self, data: bytes) -> None:
         """Note what came from the upstream."""
@@ -308,7 +203,7 @@ class Work(Struct, eq=False):
             # Each is a token at least, and so they are a bound where the client leaves.
             self.deltas += data.count(b'"delta"')
 
-    def _stream(self) -> Screened:
+    def _guarded(self) -> Screened:
         if self.screened is None:
             stream = self.call.open(self.route or self.routes[0], _now_ms())
             hold_s = self.gateway.bounds.hold_s
@@ -321,10 +216,10 @@ class Work(Struct, eq=False):
         assert self.exchange.caller is not None
         return self.live.profiles[self.exchange.caller.guards]
 
-    def _cancelled(self) -> Answer:
-        """The outcome of a cancel; re-raises the CancelledError if it is the client that left."""
+    def _cancelled(self, exc: asyncio.CancelledError) -> Answer:
+        """The outcome of a cancel; raises `exc` again if it is the client that left."""
         if not self.run.take_cancel():
-            raise  # called in an except block only
+            raise exc
         if self.run.reason:
             error = {"code": "server_error", "message": self.run.reason}
             return Answer(status="failed", output=[], usage=None, error=error)
@@ -359,14 +254,10 @@ class Work(Struct, eq=False):
     def _settle(
         self, answer: Answer, response: dict[str, Any], status: int
     ) -> asyncio.Future[None] | None:
-        exchange, ledger = self.exchange, self.gateway.ledger
+        exchange = self.exchange
         exchange.finish = answer.incomplete_reason or answer.status
-        if not self.call.store:
-            return ledger.settle(exchange, status)
-        record = record_of(self.run, response, self.parent_id)
-        if self.call.background:
-            return ledger.finish_background(exchange, status, record)
-        return ledger.settle(exchange, status, record)
+        record = record_of(self.run, response, self.parent_id) if self.call.store else None
+        return self.gateway.ledger.settle(exchange, status, record)
 
     def _count(self, answer: Answer) -> None:
         """Note what the call used, and what the guards of its stream saw; once for each call."""
@@ -391,7 +282,7 @@ class Work(Struct, eq=False):
         note_failure(self.exchange, exc)
         answer = Answer(status="cancelled", output=[], usage=None)
         if self.screened is not None:
-            answer = self.screened.stream.abort("cancelled", None)[1]
+            answer = self.screened.left()
         self._count(answer)
         response = self._final(answer)
         self.run.is_ending = True

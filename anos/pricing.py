@@ -48,6 +48,14 @@ class Prices(Struct, frozen=True):
     models: dict[str, Price]
 
 
+class Bound(Struct, frozen=True):
+    """What a call can come to at most, on any of its routes."""
+
+    input_tokens: int
+    output_tokens: int
+    micro_usd: int
+
+
 FREE = Price(input=0, output=0, cached_input=0, cache_write=0, reasoning=0)
 
 

@@ -6,11 +6,12 @@ says where the next has to go on.
 
 import sqlite3
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from anos.admin_params import COLUMNS
 from anos.statements import Statements
 from anos.store_reads import transaction
 
@@ -37,8 +38,6 @@ SUMS = (
     "reasoning_tokens",
     "cost",
 )
-Column = Literal["key", "project", "model"]
-COLUMNS: tuple[Column, ...] = ("key", "project", "model")
 
 
 class Which(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from anos import changes, queries
 from anos.admin_params import iso, usd
 from anos.errors import InvalidModel, InvalidRequest, Unavailable
 from anos.exchange import Exchange
+from anos.keys import accounts_of
 from anos.pricing import Price, cost
 from anos.routing import Router
 from anos.state import Gateway
@@ -109,7 +110,7 @@ async def _write(gateway: Gateway, corrections: list[ExchangeRecord], outcome: O
         for each in corrections:
             assert each.cost is not None
             assert each.charged_ms is not None
-            accounts = {f"key:{each.key}", each.project, "global"}
+            accounts = accounts_of(each.key, each.project)
             gateway.budgets.correct(accounts, each.cost, each.charged_ms, now_ms)
             outcome.corrected += 1
             outcome.difference += each.cost

@@ -127,5 +127,5 @@ class ClientStream:
 
 def _head(version: str, fields: dict[str, str], ends: str) -> bytes:
     """The head of a 200; `ends` are the lines that say how its body ends."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
-    return f"{version} 200 OK\r\n{lines}{ends}\r\n".encode()
+    lines = "\r\n".join(map(": ".join, fields.items()))
+    return f"{version} 200 OK\r\n{lines}\r\n{ends}\r\n".encode()

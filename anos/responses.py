@@ -5,19 +5,21 @@ API: https://platform.openai.com/docs/api-reference/responses
 
 import re
 import time
+from itertools import chain
 from typing import Any
 
 import orjson
 from aiohttp import web
 from msgspec import Struct
 
-from anos import items, pipeline, screening
+from anos import admission, items, pipeline, screening
 from anos.calls import ResponsesCall, bare, shown
 from anos.decoding import decode_body
 from anos.errors import InvalidRequest, NotFound, Unavailable
 from anos.exchange import Exchange
 from anos.inputs import (
     check_tool_pairs,
+    distinct,
     is_bare_reasoning,
     normalise_input,
     readable,
@@ -60,6 +62,18 @@ class _Inherited(Struct, frozen=True):
 _NOTHING = _Inherited([], 0, 0, None)
 
 
+class _Conversation(Struct, frozen=True):
+    """What a new turn gives the model; `resolved` are its own items before some were left out.
+
+    The store had those at the positions `recalled`.
+    """
+
+    turn: Turn
+    inherited: _Inherited
+    resolved: list[Item]
+    recalled: set[int]
+
+
 async def create(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: a Response, its stream, or with `background` a queued Response."""
     gateway, exchange, caller = _context(request)
@@ -69,49 +83,36 @@ async def create(request: web.Request) -> web.StreamResponse:
     given = tree.pop("input", None)
     own_input = normalise_input(given, now_ms)
     live = gateway.live
-    routes = await pipeline.admit(gateway, live, exchange, caller, tree["model"])
-    parent_id = tree.get("previous_response_id")
-    inherited = await _inherited(gateway, caller, parent_id) if parent_id else _NOTHING
-    keeps = any(route.reasoning for route in routes)
-    resolved = sent = own_input
-    recalled: set[int] = set()
-    if any(map(_is_known_here, own_input)):
-        resolved, recalled = await _resolved(gateway, caller, own_input)
-        sent = readable(resolved, recalled, keep_reasoning=keeps)
-    history: list[Item] = []
-    if inherited.items:
-        history = replayable(inherited.items, resolved, keep_reasoning=keeps)
-    if inherited.items or sent is not own_input:
-        given = None
-    check_tool_pairs(history + sent)
-    is_background = tree.get("background") is True
-    streams = is_background or tree.get("stream") is True
-    turn = Turn(tree["model"], tree, sent, history, streams)
+    routes = await admission.admit(gateway, live, exchange, caller, tree["model"])
+    keeps_reasoning = any(route.reasoning for route in routes)
+    said = await _conversation(gateway, caller, tree, own_input, keeps_reasoning=keeps_reasoning)
+    ids = {item["id"] for item in chain(said.inherited.items, said.resolved)}
+    is_as_sent = said.turn.input is own_input and not said.turn.history
     response_id = exchange.response_id = items.new_id("resp", now_ms)
     call = ResponsesCall(
-        turn,
+        said.turn,
         response_id=response_id,
         created_s=now_ms // 1000,
         chat_fields=live.config.server.chat_fields,
-        input=given,
+        input=given if is_as_sent else None,
+        taken=ids,
     )
-    cleared = await _screen(
-        live.profiles[caller.guards], exchange, call, inherited, (resolved, recalled)
-    )
+    cleared = await _screen(live.profiles[caller.guards], exchange, call, said)
     run = Run(
         response_id,
         caller.project,
         call.base,
         now_ms,
-        inherited.items,
-        resolved,
-        is_background,
-        turn.request.get("stream") is True,
         exchange,
-        cleared,
+        stream=tree.get("stream") is True,
+        history=said.inherited.items,
+        own_input=distinct(said.inherited.items, said.resolved, ids, now_ms),
+        background=call.background,
+        cleared=cleared,
     )
+    parent_id = tree.get("previous_response_id")
     work = pipeline.Work(gateway, live, exchange, call, routes, run, parent_id)
-    if is_background:
+    if call.background:
         return await _queued(work)
     return await work.foreground(request)
 
@@ -243,6 +244,31 @@ async def _queued(work: pipeline.Work) -> web.Response:
     return _json(gateway, queued, frozenset())
 
 
+async def _conversation(
+    gateway: Gateway,
+    caller: Caller,
+    tree: dict[str, Any],
+    own_input: list[Item],
+    *,
+    keeps_reasoning: bool,
+) -> _Conversation:
+    """What the model is to see: the history, and the own input with what it refers to."""
+    parent_id = tree.get("previous_response_id")
+    inherited = await _inherited(gateway, caller, parent_id) if parent_id else _NOTHING
+    resolved = sent = own_input
+    recalled: set[int] = set()
+    if any(map(_is_known_here, own_input)):
+        resolved, recalled = await _resolved(gateway, caller, own_input)
+        sent = readable(resolved, recalled, keep_reasoning=keeps_reasoning)
+    history: list[Item] = []
+    if inherited.items:
+        history = replayable(inherited.items, resolved, keep_reasoning=keeps_reasoning)
+    check_tool_pairs(history + sent)
+    streams = tree.get("background") is True or tree.get("stream") is True
+    turn = Turn(tree["model"], tree, sent, history, streams)
+    return _Conversation(turn, inherited, resolved, recalled)
+
+
 async def _inherited(gateway: Gateway, caller: Caller, parent_id: str) -> _Inherited:
     if gateway.runs.get(caller.project, parent_id) is not None:
         raise _no_parent(f"Previous response with id '{parent_id}' is still in progress.")
@@ -265,21 +291,19 @@ async def _inherited(gateway: Gateway, caller: Caller, parent_id: str) -> _Inher
 
 
 async def _screen(
-    profile: screening.Profile,
-    exchange: Exchange,
-    call: ResponsesCall,
-    inherited: _Inherited,
-    own: tuple[list[Item], set[int]],
+    profile: screening.Profile, exchange: Exchange, call: ResponsesCall, said: _Conversation
 ) -> str | None:
     """Have the guards look; the version of those that cleared all that a child will inherit.
 
     What these very guards cleared with an earlier turn is trusted, unless the turn was left some.
     """
-    version, turn, trusted_bytes = profile.version, call.turn, 0
+    version, turn, inherited, trusted_bytes = profile.version, said.turn, said.inherited, 0
     is_whole = len(turn.history) == len(inherited.items)
     if version is not None and version == inherited.cleared and is_whole:
         turn.cleared, trusted_bytes = inherited.before, inherited.before_bytes
-    is_clear = await screening.screen_request(profile, exchange, call, *own, trusted_bytes)
+    is_clear = await screening.screen_request(
+        profile, exchange, call, said.resolved, said.recalled, trusted_bytes
+    )
     return version if is_clear and is_whole else None
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from anos.config_sections import Config, Limit, Model, ModelPrice, PriceTier, Quirks
 from anos.errors import InvalidModel
-from anos.pricing import FREE, Price, Prices, Tier, find
+from anos.pricing import FREE, Price, Prices, Tier, find, load
 from guards.budgets import micro_usd
 
 STUB = "stub:"
@@ -118,6 +118,15 @@ class Router:
         if self._prices is None or _is_private(base_url):
             return None
         return find(self._prices, deployment)
+
+
+def unpriced(config: Config) -> list[str]:
+    """The models a key with a budget may not use, as no price is known for one of their routes.
+
+    What is matched by `*` is not among them.
+    """
+    router = Router(config, load())
+    return [name for name in router.names if any(r.price is None for r in router.resolve(name))]
 
 
 def _is_private(base_url: str) -> bool:

@@ -16,11 +16,11 @@ class Run(Struct, eq=False):
     project: str
     response: dict[str, Any]  # the Response object as it is shown meanwhile: no output yet
     created_ms: int
-    history: list[dict[str, Any]]  # what the model is given before the own input, oldest first
-    own_input: list[dict[str, Any]]
-    background: bool
-    stream: bool
     exchange: Exchange
+    stream: bool
+    history: list[dict[str, Any]] = []  # what the model is given before the own input, oldest first
+    own_input: list[dict[str, Any]] = []
+    background: bool = False
     cleared: str | None = None  # see ResponseRecord
     task: asyncio.Task[Any] | None = field(default_factory=asyncio.current_task)
     is_cancelled: bool = False  # somebody asked for the end

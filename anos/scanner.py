@@ -6,35 +6,44 @@ it begins in is cut there and the stream ends; or, where matches are masked, the
 stands in are written anew, each under its own number.
 """
 
+import logging
 import time
 from typing import Any
-
-import orjson
 
 from anos import sse
 from anos.errors import UpstreamError
 from anos.items import Answer
 from anos.scanner_lines import Lines
-from anos.scanner_parts import Dialect, Event, Held, Piece, masked
+from anos.scanner_parts import Dialect, Event, Held, Piece, Unread, masked, written
 from anos.scanner_queue import Queue
-from anos.scanner_runs import Run, learned
+from anos.scanner_runs import Run, learned, read_event
 from anos.stream import Stream
 from guards.keywords import Match, Rules
+
+logger = logging.getLogger("anos")
 
 _Bytes = bytes  # Scanned has a field of that name
 _UNREADABLE = "The upstream sent an event that cannot be read."
 
 
 class Scanned:
-    """The stream `inner`, looked at; `mode` is block, mask or monitor."""
+    """The stream `inner`, looked at; `mode` is block, mask or monitor.
 
-    def __init__(self, inner: Stream, dialect: Dialect, rules: Rules, mode: str) -> None:
+    Where looking fails, the stream ends as at a match if `on_error` is block; otherwise the rest
+    of it passes.
+    """
+
+    def __init__(
+        self, inner: Stream, dialect: Dialect, rules: Rules, mode: str, on_error: str = "block"
+    ) -> None:
         self.ended = False
+        self.error = ""  # "failed" from then on
         self.mode = mode
         self.ns = 0  # that were spent looking
         self._inner = inner
         self._dialect = dialect
         self._rules = rules
+        self._blocks_on_error = on_error == "block"
         self._failure: UpstreamError | None = None
         self._queue = Queue(dialect, holds=mode != "monitor")
         self._lines = Lines(rules, mode, self._queue, dialect.patience)
@@ -42,8 +51,8 @@ class Scanned:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether a match has ended the stream."""
-        return self._lines.is_blocked
+        """Whether a match has ended the stream, or that it could not be looked at."""
+        return self._lines.is_blocked or (bool(self.error) and self._blocks_on_error)
 
     @property
     def texts(self) -> int:
@@ -72,8 +81,7 @@ class Scanned:
         if self.is_blocked:
             return self._closed("incomplete", None)
         out, answer = self._inner.finish()
-        out = self._screened(out) + self._cleared()
-        return self._ended(out, answer, "incomplete", None)
+        return self._ended(self._screened(out), answer, "incomplete", None)
 
     def abort(self, status: str, error: dict[str, Any] | None) -> tuple[_Bytes, Answer]:
         """As `Stream.abort`."""
@@ -82,11 +90,15 @@ class Scanned:
         if error is not None and self.mode != "monitor":
             error = {**error, "message": masked(self._rules, error["message"])[0]}
         if self._failure is not None:
-            closing, answer = self._cleared(), None
-        else:
-            closing, answer = self._inner.abort(status, error)
-            closing = self._screened(closing) + self._cleared()
-        return self._ended(closing, answer, status, error)
+            return self._ended(b"", None, status, error)
+        closing, answer = self._inner.abort(status, error)
+        return self._ended(self._screened(closing), answer, status, error)
+
+    def drop(self) -> None:
+        """Let out nothing of what is held: nobody reads on."""
+        if self._queue.held or self._queue.unread:
+            self._clear()
+            self._queue.is_cut = True
 
     def terminal(self, answer: Answer, response: dict[str, Any]) -> _Bytes:
         """As `Stream.terminal`."""
@@ -96,15 +108,25 @@ class Scanned:
     def _ended(
         self, out: _Bytes, answer: Answer | None, status: str, error: dict[str, Any] | None
     ) -> tuple[_Bytes, Answer]:
-        if answer is not None and not self._queue.is_cut:
-            for found in self._dialect.texts(answer):
-                if not self._lines.check(None, found):
+        if not self.error:
+            try:
+                if not self._is_clear(answer):
                     status, error = "incomplete", None
-                    break
-            else:
-                return out, answer
+                out += self._cleared()
+            except Exception as exc:
+                out += self._passed_after(exc, self._waiting(), b"")
+        if answer is not None and not self._queue.is_cut:
+            return out, answer
+        if self.error:
+            status, error = "incomplete", None
         closing, answer = self._closed(status, error)
         return out + closing, answer
+
+    def _is_clear(self, answer: Answer | None) -> bool:
+        if answer is None or self._queue.is_cut:
+            return True
+        self._queue.read()
+        return all(self._lines.check(None, found) for found in self._dialect.texts(answer))
 
     def _closed(self, status: str, error: dict[str, Any] | None) -> tuple[_Bytes, Answer]:
         self._queue.tell()
@@ -116,10 +138,28 @@ class Scanned:
         self._lines.close_all()
         return b"".join(self._queue.released())
 
+    def _clear(self) -> None:
+        self._queue.tell()
+        self._queue.held.clear()
+        self._queue.unread.clear()
+        self._queue.template = None
+
+    def _passed_after(self, exc: Exception, waiting: list[Held | Unread], rest: _Bytes) -> _Bytes:
+        """Looking has failed: what the client gets of what waited, and of what follows."""
+        logger.error("a guard failed: %s", type(exc).__name__)  # its message may quote the text
+        self.error = "failed"
+        self._clear()
+        if self._blocks_on_error:
+            self._queue.is_cut = True
+            return b""
+        return b"".join([*(_shown(each) for each in waiting), rest])
+
     def _screened(self, shown: _Bytes) -> _Bytes:
         queue, lines = self._queue, self._lines
         if not shown or queue.is_cut:
             return b""
+        if self.error:
+            return shown
         started_ns = time.perf_counter_ns()
         line, template = lines.current, queue.template
         if (
@@ -130,14 +170,18 @@ class Scanned:
             and (text := template.only(shown))
         ):
             # One more delta of the part that speaks, as most reads are: no call that can be spared.
-            match = lines.feed(line, text, 1)
-            if match is None and line.safe == line.fed and not (queue.unread or queue.held):
-                queue.passed.append(text)
-                queue.number = template.number - 1
-                out = shown
-            else:
-                run = Run([text], [len(shown)], template.number - 1)
-                out = b"".join(self._let_out(run, match, shown, 0))
+            try:
+                match = lines.feed(line, text, 1)
+                if match is None and line.safe == line.fed and not (queue.unread or queue.held):
+                    queue.passed.append(text)
+                    queue.number = template.number - 1
+                    out = shown
+                else:
+                    run = Run([text], [len(shown)], template.number - 1)
+                    out = b"".join(self._let_out(run, match, shown, 0))
+            except Exception as exc:
+                waiting = [each for each in self._waiting() if each.raw is not shown]
+                out = self._passed_after(exc, waiting, shown)
         else:
             out = self._take_all_of(shown)
         self.ns += time.perf_counter_ns() - started_ns
@@ -147,45 +191,50 @@ class Scanned:
         queue, lines = self._queue, self._lines
         out: list[_Bytes] = []
         at, whole = 0, shown.rfind(b"\n\n") + 2
-        while at < whole and not queue.is_cut:
-            template = queue.template
-            if template is not None and template.line is lines.current and not lines.seams:
-                run = template.run(shown, at)
-                if run is not None:
-                    out += self._take_run(run, shown, at)
-                    at = run.ends[-1]
-                    continue
-            end = shown.index(b"\n\n", at) + 2
-            queue.read()
-            self._take(shown[at:end], out)
-            at = end
+        last: _Bytes | None = None
+        try:
+            while at < whole and not queue.is_cut:
+                held = queue.unread or queue.held
+                last = held[-1].raw if held else None
+                template = queue.template
+                if template is not None and template.line is lines.current and not lines.seams:
+                    run = template.run(shown, at)
+                    if run is not None:
+                        out += self._take_run(run, shown, at)
+                        at = run.ends[-1]
+                        continue
+                end = shown.index(b"\n\n", at) + 2
+                queue.read()
+                self._take(shown[at:end], out)
+                at = end
+        except Exception as exc:
+            waiting = self._waiting()
+            count = next((n for n, each in enumerate(waiting, 1) if each.raw is last), 0)
+            out.append(self._passed_after(exc, waiting[:count], shown[at:]))
         return b"".join(out)
 
+    def _waiting(self) -> list[Held | Unread]:
+        return [*self._queue.held, *self._queue.unread]
+
     def _take(self, raw: _Bytes, out: list[_Bytes]) -> None:
-        at = raw.find(b"data: ") + 6
-        if raw.find(b"\n", at) == len(raw) - 2 and (at == 6 or raw.startswith(b"event: ")):
-            data = raw[at:-2]
-        else:  # comments and the like are nobody's text
-            name, data = sse.parse(raw)
-            raw = sse.encode(name, data)
         queue, lines = self._queue, self._lines
-        if data == b"[DONE]":
-            queue.held.append(Held(raw, {}))
+        if raw == sse.DONE:
+            queue.add(Held(raw, {}))
             return
         try:
-            event = orjson.loads(data)
+            raw, event = read_event(raw)
             piece = self._dialect.delta(event)
-            reading = self._dialect.read(event) if piece is None else None
-        except (ValueError, TypeError, AttributeError, KeyError):
+        except (ValueError, KeyError):
             self._failure = UpstreamError(_UNREADABLE)
             queue.is_cut = True
             return
         line = lines.current
-        if reading is not None:
+        if piece is None:
+            reading = self._dialect.read(event)
             lines.take(Held(raw, event, reading.pieces), reading)
-        elif piece is not None:
+        else:
             if line is None or line.part != piece.part or queue.held or lines.seams:
-                queue.held.append(held := Held(raw, event, [piece]))
+                queue.add(held := Held(raw, event, [piece]))
                 lines.grow(held, piece)
             elif lines.passes(raw, event, piece):
                 queue.sent(event)
@@ -245,3 +294,9 @@ class Scanned:
         if match is not None or queue.held:
             out += queue.released()
         return out
+
+
+def _shown(waiting: Held | Unread) -> _Bytes:
+    if isinstance(waiting, Held) and waiting.is_changed:
+        return written(waiting)
+    return waiting.raw

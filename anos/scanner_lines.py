@@ -4,13 +4,27 @@ from collections import Counter
 from typing import Any
 
 from anos.extract import Found
-from anos.scanner_parts import MASK, Event, Held, Line, Part, Piece, Reading, Span, masked
+from anos.scanner_parts import (
+    MASK,
+    Event,
+    Held,
+    Line,
+    Overfull,
+    Part,
+    Piece,
+    Reading,
+    Span,
+    masked,
+)
 from anos.scanner_queue import Queue
 from guards.json_text import JsonScanner
 from guards.keywords import Match, Rules
 from guards.stream_scanner import StreamScanner
+from guards.turns import at_once
 
 _BLOCK = 128
+# More texts that grow at once than any answer has.
+_MOST_LINES = 512
 
 
 class Lines:
@@ -35,6 +49,7 @@ class Lines:
         self._queue = queue
         self._over: list[Line] = []  # grow no more, but what follows may complete a phrase
         self._speaking: dict[Any, Line] = {}  # of each group, what was said last
+        self._finished: set[Any] = set()  # groups that are said to be over
         self._known: dict[tuple[bool, str], str] = {}  # whole texts, and what is shown for them
 
     def feed(self, line: Line, text: str, count: int) -> Match | None:
@@ -63,7 +78,7 @@ class Lines:
         assert line is not None
         size = len(text)
         if size > _BLOCK:
-            self._queue.held.append(held := Held(raw, event, [piece]))
+            self._queue.add(held := Held(raw, event, [piece]))
             self.grow(held, piece)
             return False
         self.texts += 1
@@ -74,7 +89,7 @@ class Lines:
         if match is None and line.begins + line.scanner.safe == fed:
             line.safe, line.tail = fed, ""
             return True
-        self._queue.held.append(Held(raw, event, [piece], [Span(piece, line, fed - size, fed)]))
+        self._queue.add(Held(raw, event, [piece], [Span(piece, line, fed - size, fed)]))
         self.settle(line, text, match)
         return False
 
@@ -85,7 +100,7 @@ class Lines:
                 self._end(line)
         if self.is_blocked:
             return
-        self._queue.held.append(held)
+        self._queue.add(held)
         for found in reading.texts:
             if not self.check(held, found):
                 return
@@ -93,8 +108,7 @@ class Lines:
             self.grow(held, piece)
             if self.is_blocked:
                 return
-        for group in reading.closes:
-            self._close(group)
+        self._finished.update(reading.closes)
 
     def check(self, held: Held | None, found: Found) -> bool:
         """Look at a text that does not grow; what was looked at before is known. False: the end.
@@ -104,10 +118,13 @@ class Lines:
         shown = self._known.get((found.is_json, found.text))
         if shown is None:
             self._count(found.text)
-            shown, matches = masked(self._rules, found.text, is_json=found.is_json)
+            if self._mode == "block":
+                matches = at_once(self._rules.steps(found.text, is_json=found.is_json, most=1))[:1]
+                shown = MASK if matches else found.text
+            else:
+                shown, matches = masked(self._rules, found.text, is_json=found.is_json)
+                shown = found.text if self._mode == "monitor" else shown
             self.found.update(match.rule for match in matches)
-            if self._mode == "monitor":
-                shown = found.text
             self._known[found.is_json, found.text] = shown
         if shown == found.text:
             return True
@@ -142,8 +159,10 @@ class Lines:
 
     def wait(self, part: Part, size: int, patience: int) -> None:
         """Others than `part` have waited for so many characters more."""
-        for line in [*self.growing.values(), *self.seams]:
-            if line.part == part or line.part[0] != part[0] or line.safe == line.fed:
+        for line in self._all():
+            if line.part == part or line.safe == line.fed:
+                continue
+            if line.part[0] != part[0] and line.part[0] not in self._finished:
                 continue
             line.waited += size
             if line.waited > patience and line.seam:
@@ -172,8 +191,11 @@ class Lines:
 
     def close_all(self) -> None:
         """Nothing follows at all."""
-        for group in {line.part[0] for line in self._all()}:
-            self._close(group)
+        for line in self._all():
+            if not self.is_blocked:
+                self.settle(line, "", None, is_end=True)
+                line.safe = line.fed
+        self.growing, self._over, self.seams, self.current = {}, [], [], None
 
     def _count(self, text: str) -> None:
         self.texts += 1
@@ -189,10 +211,15 @@ class Lines:
                 return
 
     def _switch(self, piece: Piece) -> Line | None:
-        """The line of a part that speaks again, or for the first time. None: the end."""
+        """The line of a part that speaks again, or for the first time. None: the end.
+
+        Overfull if there are too many.
+        """
         part = piece.part
         line = self.growing.get(part)
         if line is None:
+            if len(self.growing) >= _MOST_LINES:
+                raise Overfull
             line = self.growing[part] = Line(part, self._scanner(piece.is_json), piece.is_json)
         last = self._speaking.get(part[0])
         if last is not line:
@@ -243,17 +270,6 @@ class Lines:
         if line.tail:
             self._over.append(line)
 
-    def _close(self, group: Any) -> None:
-        """Nothing follows in the group."""
-        for line in self._all():
-            if line.part[0] == group and not self.is_blocked:
-                self.settle(line, "", None, is_end=True)
-                line.safe = line.fed
-        self.growing = {part: line for part, line in self.growing.items() if part[0] != group}
-        self._over = [line for line in self._over if line.part[0] != group]
-        self.seams = [line for line in self.seams if line.part[0] != group]
-        self.current = None
-
     def _all(self) -> list[Line]:
         return [*self.growing.values(), *self._over, *self.seams]
 
@@ -289,12 +305,16 @@ class Lines:
         self.is_blocked = self._queue.is_cut = True
         for line in self._all():
             spans = [span for held in self._queue.held for span in held.spans]
-            kept = [span.end for span in spans if span.line is line]
+            end = max([span.end for span in spans if span.line is line], default=line.begins)
             start, line.safe = line.safe, line.fed
-            if start == line.fed or not kept:
-                continue
-            if max(kept) == line.fed:  # otherwise its end was cut off with what was blocked
+            if end == line.fed > start:
                 match = line.scanner.finish()
                 start = line.fed if match is None else line.begins + match.start
-            if not line.seam or start < line.seam:
+            elif line.begins < end < line.fed and not line.seam:
+                # The rest was cut off with what was blocked, and a part of a word may be another.
+                text = "".join(line.said)[line.begins : end]
+                scanner = self._scanner(line.is_json)
+                match = scanner.feed(text) or scanner.finish()
+                start = min(start, end if match is None else line.begins + match.start)
+            if start < end and (not line.seam or start < line.seam):
                 self._queue.trim(line, start)

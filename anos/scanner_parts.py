@@ -11,13 +11,18 @@ from anos.items import Answer
 from guards.json_text import JsonScanner
 from guards.keywords import Match, Rules
 from guards.stream_scanner import StreamScanner
+from guards.turns import Turns, at_once
 
 MASK = "***"
-# At most so many matches are found in one look.
-_MOST_MATCHES = 100
+# So many matches are covered in a turn.
+_TURN = 16_384
 
 Event = dict[str, Any]
 Part = tuple[Any, ...]  # names what grows; first its group: in a group one follows another
+
+
+class Overfull(Exception):
+    """More of a stream would have to wait than is held."""
 
 
 class Piece(Struct, eq=False):
@@ -92,6 +97,7 @@ class Span(Struct, eq=False):
     line: Line
     start: int
     end: int
+    covered: list[tuple[int, int, str]] = field(default_factory=list)  # and what stands there
 
 
 class Held(Struct, eq=False):
@@ -116,20 +122,21 @@ class Unread(Struct, eq=False):
 
 def masked(rules: Rules, text: str, *, is_json: bool = False) -> tuple[str, list[Match]]:
     """The text with every match covered, and the matches."""
-    look = rules.scan_json if is_json else rules.scan
-    matches: list[Match] = []
+    return at_once(masking(rules, text, is_json=is_json))
+
+
+def masking(rules: Rules, text: str, *, is_json: bool = False) -> Turns[tuple[str, list[Match]]]:
+    """As `masked`, in turns."""
+    matches = yield from rules.steps(text, is_json=is_json)
     parts: list[str] = []
-    while found := look(text):
-        at = 0
-        for match in found:
-            if match.start >= at:
-                parts += [text[at : match.start], MASK]
-            at = max(at, match.end)
-        matches += found
-        text = text[at:]
-        if len(found) < _MOST_MATCHES:
-            break
-    return "".join([*parts, text]), matches
+    at = 0
+    for number, match in enumerate(matches, 1):
+        if match.start >= at:
+            parts += [text[at : match.start], MASK]
+        at = max(at, match.end)
+        if number % _TURN == 0:
+            yield
+    return "".join([*parts, text[at:]]), matches
 
 
 def shorten(held: Held, span: Span, start: int) -> None:
@@ -158,5 +165,13 @@ def without_tokens(event: Event) -> None:
             holder["logprobs"] = [] if holder is event else None
 
 
-def written(event: Event) -> bytes:
-    return sse.encode(event.get("type", ""), orjson.dumps(event))
+def written(held: Held) -> bytes:
+    """The event as it was changed, with what is covered in it."""
+    for span in held.spans:
+        if span.covered:
+            text, parts, at = span.piece.container[span.piece.key], [], 0
+            for start, end, sign in span.covered:
+                parts += [text[at : start - span.start], sign]
+                at = end - span.start
+            span.piece.container[span.piece.key] = "".join([*parts, text[at:]])
+    return sse.encode(held.event.get("type", ""), orjson.dumps(held.event))

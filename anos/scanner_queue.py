@@ -10,6 +10,7 @@ from anos.scanner_parts import (
     Event,
     Held,
     Line,
+    Overfull,
     Span,
     Unread,
     shorten,
@@ -17,6 +18,10 @@ from anos.scanner_parts import (
     written,
 )
 from anos.scanner_runs import Run, Template
+
+# Of whole events. Those with a text that is open are few, but others wait behind them, and some
+# are large.
+_MOST_WAITING = 1 << 20
 
 
 class Queue:
@@ -29,7 +34,7 @@ class Queue:
 
     def __init__(self, dialect: Dialect, *, holds: bool) -> None:
         """Without `holds` every event is released at once."""
-        self.held: deque[Held] = deque()
+        self.held: deque[Held] = deque()  # see `add`
         self.unread: deque[Unread] = deque()  # come after those
         self.is_cut = False  # nothing more goes out than what is in here
         self.template: Template | None = None  # of the deltas of the part that speaks
@@ -38,15 +43,27 @@ class Queue:
         self.number = 0
         self._dialect = dialect
         self._holds = holds
+        self._waiting = 0  # bytes of what is held and unread
+
+    def add(self, held: Held) -> None:
+        """Hold an event. Overfull if so much waits already that it cannot."""
+        self._wait(held.raw)
+        self.held.append(held)
+
+    def _wait(self, raw: bytes) -> None:
+        if self._holds and self._waiting > _MOST_WAITING:
+            raise Overfull
+        self._waiting += len(raw)
 
     def hold(self, run: Run, first: int, shown: bytes, at: int, line: Line) -> None:
         """Hold the events of a run of `line`, which begins at `at`, from the one with that index
-        on."""
+        on. Overfull as for `add`."""
         place = line.fed - sum(map(len, run.texts[first:]))
         for index in range(first, len(run.texts)):
             start = run.ends[index - 1] if index else at
             text, raw = run.texts[index], shown[start : run.ends[index]]
             place += len(text)
+            self._wait(raw)
             self.unread.append(Unread(raw, line, text, place, run.number + index))
 
     def read(self) -> None:
@@ -68,11 +85,13 @@ class Queue:
             if holds and any(each.end > each.line.safe for each in held.spans):
                 return out
             self.held.popleft()
-            out.append(written(held.event) if held.is_changed else held.raw)
+            self._waiting -= len(held.raw)
+            out.append(written(held) if held.is_changed else held.raw)
             if held.event:
                 self.sent(held.event)
         while self.unread and (not holds or self.unread[0].end <= self.unread[0].line.safe):
             unread = self.unread.popleft()
+            self._waiting -= len(unread.raw)
             out.append(unread.raw)
             self.passed.append(unread.text)
             self.number = unread.number
@@ -104,17 +123,22 @@ class Queue:
         self.held = kept
 
     def mask(self, line: Line, start: int, end: int) -> None:
-        """Cover the text from `start` to `end` in the events it stands in."""
-        sign = MASK
-        for held in self.held:
-            for span in held.spans:
-                if span.line is not line or span.end <= start or span.start >= end:
+        """Cover the text from `start` to `end`, which comes after all that was covered before, in
+        the events it stands in. It is written so when they go out."""
+        touched: list[Span] = []
+        for held in reversed(self.held):
+            for span in reversed(held.spans):
+                if span.line is not line or span.start >= end:
                     continue
-                text = span.piece.container[span.piece.key]
-                # What was covered before has changed its length, but not that of what comes after.
-                after = text[len(text) - (span.end - end) :] if span.end > end else ""
-                covered = min(span.end, end) - max(span.start, start)
-                before = text[: len(text) - len(after) - covered]
-                span.piece.container[span.piece.key] = before + sign + after
-                without_tokens(held.event)
-                held.is_changed, sign = True, ""
+                if span.end <= start:
+                    break
+                touched.append(span)
+                if not span.covered:
+                    without_tokens(held.event)
+                    held.is_changed = True
+            else:
+                continue
+            break
+        for index, span in enumerate(reversed(touched)):
+            covered = max(start, span.start), min(end, span.end), "" if index else MASK
+            span.covered.append(covered)

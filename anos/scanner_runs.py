@@ -4,12 +4,15 @@ How a stream writes its deltas is learned from one that was parsed. Those that f
 in their text, their number and what pads them, and in nothing else.
 """
 
+import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import orjson
 from msgspec import Struct
 
+from anos import sse
 from anos.scanner_parts import Event, Line, Piece
 
 _VARIES = re.compile(
@@ -127,6 +130,37 @@ class Template(Struct, eq=False):
         raw = b"".join([lead, said, self.close, *rest])
         event: Event = orjson.loads(raw[self.data_at :])
         return event
+
+
+def read_event(raw: bytes) -> tuple[bytes, Event]:
+    """An event as it is parsed, and the bytes that say this and nothing else: they have no comment,
+    no id, and no field twice. Raises ValueError."""
+    if raw.startswith(b"data: ") and raw.find(b"\n") == len(raw) - 2:
+        data = raw[6:-2]
+    else:
+        data = sse.parse(raw)[1]
+    event = orjson.loads(data)
+    if type(event) is not dict:
+        raise ValueError
+    made = orjson.dumps(event)
+    if made != data and (data.find(b"\n") >= 0 or _has_doubles(data)):
+        data = made
+    type_ = event.get("type")
+    return sse.encode(type_ if type(type_) is str and "choices" not in event else "", data), event
+
+
+def _has_doubles(data: bytes) -> bool:
+    """Whether a field is there twice: readers differ in which one counts."""
+    try:
+        json.loads(data, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _once(fields: list[tuple[str, Any]]) -> None:
+    if len(dict.fromkeys(name for name, _ in fields)) != len(fields):
+        raise ValueError
 
 
 def learned(

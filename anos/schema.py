@@ -192,12 +192,7 @@ class Finish(Struct):
     """
 
     exchange: ExchangeRecord
-    response_id: str
-    project: str
-    status: str
-    completed_ms: int
-    body: bytes
-    output: list[tuple[str, bytes]]
+    response: ResponseRecord
 
 
 class ChargeLost(Struct):

@@ -1,6 +1,6 @@
 """What the client gets of a stream that has passed its guards, and how it comes to the client."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -43,6 +43,20 @@ class Screened(Struct, frozen=True, eq=False):
         """As `Stream.finish`, when all of it has passed the guards."""
         return self.stream.finish() if self.judged is None else await self.judged.finish()
 
+    def abort(self, status: str, error: dict[str, Any] | None) -> tuple[bytes, Answer]:
+        """As `Stream.abort`."""
+        return self.stream.abort(status, error)
+
+    def left(self) -> Answer:
+        """What was said when the client has left: what is held was not."""
+        if self.scanned is not None:
+            self.scanned.drop()
+        return self.abort("cancelled", None)[1]
+
+    def terminal(self, answer: Answer, response: dict[str, Any]) -> bytes:
+        """As `Stream.terminal`."""
+        return self.stream.terminal(answer, response)
+
     @property
     def is_blocked(self) -> bool:
         """Whether a guard has ended the stream."""
@@ -66,13 +80,18 @@ class Screened(Struct, frozen=True, eq=False):
 
 
 def _receipt_of(scanned: "Scanned") -> Receipt:
-    matched = bool(scanned.found)
+    action = "error" if scanned.error else "pass"
+    if scanned.is_blocked:
+        action = "block"
+    elif scanned.found:
+        action = scanned.mode
     return Receipt(
         "keywords",
         "output",
-        scanned.mode if matched else "pass",
+        action,
         texts=scanned.texts,
         bytes=scanned.bytes,
         us=scanned.ns // 1000,
         rules=dict(scanned.found),
+        error=scanned.error,
     )

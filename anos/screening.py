@@ -1,9 +1,10 @@
 """The guards of a profile at work: on a request, on a whole answer, and on a stream."""
 
+import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -13,7 +14,8 @@ from msgspec import Struct
 
 from anos import __version__
 from anos.calls import Call
-from anos.config_sections import SOURCES, Config, GuardProfile, Keywords, Words, words_of
+from anos.config_sections import SOURCES, Config, GuardProfile, Keywords, Words
+from anos.config_values import words_of
 from anos.errors import GuardBlocked, UpstreamError
 from anos.exchange import Exchange, Receipt
 from anos.extract import Found
@@ -26,8 +28,12 @@ from anos.upstream import MODERATIONS, Upstream
 if TYPE_CHECKING:
     from anos.moderation import Moderator
     from guards.keywords import Rules
+    from guards.turns import Turns
 
 logger = logging.getLogger("anos")
+
+# After so much text, a few milliseconds, others get their turn.
+_TURN_CHARS = 65_536
 
 
 class Profile(Struct, frozen=True, eq=False):
@@ -79,7 +85,7 @@ async def screen_request(
     if has_words:
         # What is joined is joined as it was masked, so it comes last.
         wanted = (x for x in chain(found, call.joined()) if x.source in keywords.sources)
-        receipt = _look(profile, "input", keywords.input, wanted)
+        receipt = await _look(profile, "input", keywords.input, wanted)
         exchange.receipts.append(receipt)
         blocked = receipt.action == "block"
         if receipt.action == "mask":
@@ -88,9 +94,9 @@ async def screen_request(
         receipt = Receipt("moderation", "input", "skipped")
         if not blocked:
             # Names of fields are no speech.
-            said = [each for each in found if each.writable or each.source == "files"]
-            texts = [each.text for each in said if each.source != "tools"]
-            receipt = await _judge(moderator, "input", moderation.input, texts)
+            said = [x for x in found if x.writable or x.source == "files"]
+            said = [x for x in said if x.source != "tools"]
+            receipt = await _judge(moderator, "input", moderation.input, said)
         exchange.receipts.append(receipt)
         blocked = blocked or receipt.action == "block"
     for receipt in exchange.receipts:
@@ -106,7 +112,7 @@ async def screen_answer(profile: Profile, exchange: Exchange, call: Call, answer
     action, found = "pass", call.answered(answer)
     if profile.scans_words:
         words = chain(found, call.together(answer))
-        receipt = _look(profile, "output", profile.settings.keywords.output, words)
+        receipt = await _look(profile, "output", profile.settings.keywords.output, words)
         exchange.receipts.append(receipt)
         action = receipt.action
     is_blocked = action == "block"
@@ -119,9 +125,7 @@ async def screen_answer(profile: Profile, exchange: Exchange, call: Call, answer
             mode = profile.settings.moderation.output
             # A word in a field beside the items is a setting that the upstream repeats.
             said = [x for x in found if x.source != "other" or not is_name(x.text)]
-            # As it was masked: that is what the client would get.
-            texts = [x.container[x.key] if x.writable else x.text for x in said if is_speech(x)]
-            receipt = await _judge(profile.moderator, "output", mode, texts)
+            receipt = await _judge(profile.moderator, "output", mode, [*filter(is_speech, said)])
         exchange.receipts.append(receipt)
         is_blocked = is_blocked or receipt.action == "block"
     receipts = [each for each in exchange.receipts if each.direction == "output"]
@@ -138,7 +142,9 @@ def screen_message(profile: Profile, exchange: Exchange, message: str) -> str:
     shown = {"message": message}
     mode = "monitor" if profile.settings.keywords.output == "monitor" else "mask"
     found = Found("other", message, shown, "message", False, True)
-    receipt = _look(profile, "output", mode, [found])
+    receipt = Receipt("keywords", "output", "pass")
+    for _ in _timed(receipt, _searching(profile, receipt, mode, [found])):
+        pass  # it is short
     exchange.receipts.append(receipt)
     return shown["message"] if receipt.action != "block" else UpstreamError.message
 
@@ -152,36 +158,63 @@ def screened(profile: Profile, call: Call, stream: Stream, now_ms: int, hold_s: 
     if profile.scans_words and profile.rules is not None:
         from anos.scanner import Scanned
 
-        mode = profile.settings.keywords.output
-        stream = scanned = Scanned(stream, call.events(now_ms), profile.rules, mode)
+        words = profile.settings.keywords
+        events = call.events(now_ms)
+        stream = scanned = Scanned(stream, events, profile.rules, words.output, words.on_error)
     if profile.judges_answers and profile.moderator is not None:
         from anos.judging import Judged
         from anos.windows import Windows
 
-        mode = profile.settings.moderation.output
-        stream = windows = Windows(stream, call.events(now_ms), holds=mode == "block")
+        moderation = profile.settings.moderation
+        mode, on_error = moderation.output, moderation.on_error
+        events = call.events(now_ms)
+        stream = windows = Windows(stream, events, holds=mode == "block", on_error=on_error)
         judged = Judged(windows, profile.moderator, mode, hold_s=hold_s)
     return Screened(stream, scanned, judged)
 
 
-def _look(profile: Profile, direction: str, mode: str, found: Iterable[Found]) -> Receipt:
-    """Look for words in texts, and mask them if that is the mode."""
-    assert profile.rules is not None
+async def _look(profile: Profile, direction: str, mode: str, found: Iterable[Found]) -> Receipt:
+    """Look for words in texts, and mask them if that is the mode; others get their turns."""
     receipt = Receipt("keywords", direction, "pass")
-    started_ns = time.perf_counter_ns()
+    for _ in _timed(receipt, _searching(profile, receipt, mode, found)):
+        await asyncio.sleep(0)
+    return receipt
+
+
+def _timed(receipt: Receipt, turns: Iterator[None]) -> Iterator[None]:
+    """The same turns; the receipt is told what they take, and not what is done between them."""
+    spent_ns, is_over = 0, False
+    while not is_over:
+        started_ns = time.perf_counter_ns()
+        is_over = next(turns, True) is True
+        spent_ns += time.perf_counter_ns() - started_ns
+        receipt.us = spent_ns // 1000
+        if not is_over:
+            yield
+
+
+def _searching(
+    profile: Profile, receipt: Receipt, mode: str, found: Iterable[Found]
+) -> Iterator[None]:
+    """Look, turn by turn; `receipt` says at the end what came of it."""
+    assert profile.rules is not None
     counts: Counter[str] = Counter()
     seen: list[Found] = []
+    taken = 0
     try:
-        for each in found:
+        for each in chain(found, _together(seen)):
+            if taken > _TURN_CHARS:
+                taken = 0
+                yield
+            taken += len(each.text)
             seen.append(each)
-            matches = _matches(profile.rules, mode, each)
+            matches = yield from _matches(profile.rules, mode, each)
             counts.update(matches)
             if matches and mode == "mask" and not each.writable:
                 mode = "block"  # what cannot be covered must not pass
     except Exception as exc:  # its message may quote the text
         logger.error("a guard failed: %s", type(exc).__name__)
         receipt.error = "failed"
-    receipt.us = (time.perf_counter_ns() - started_ns) // 1000
     receipt.texts, receipt.bytes = len(seen), sum(map(_bytes, seen))
     receipt.sources = dict(Counter(each.source for each in seen))
     receipt.rules = dict(counts)
@@ -191,24 +224,49 @@ def _look(profile: Profile, direction: str, mode: str, found: Iterable[Found]) -
         receipt.action = mode
     elif receipt.error:
         receipt.action = "error"
-    return receipt
 
 
-def _matches(rules: "Rules", mode: str, found: Found) -> list[str]:
-    if mode == "block" and not found.is_json:
-        match = rules.first(found.text)
-        return [] if match is None else [match.rule]
-    matches = rules.scan_json(found.text) if found.is_json else rules.scan(found.text)
+def _together(seen: list[Found]) -> Iterator[Found]:
+    """What the parts of each message say together, as they are when they have been looked at."""
+    messages: dict[int, list[Found]] = {}
+    for each in seen:
+        if each.parts is not None and len(each.parts) > 1:
+            messages.setdefault(id(each.parts), []).append(each)
+    for parts in messages.values():
+        if len(parts) > 1:
+            from guards.letters import JOINT
+
+            text = JOINT.join([each.container[each.key] for each in parts])
+            yield Found(parts[0].source, text, None, "", False, False, parts)
+
+
+def _matches(rules: "Rules", mode: str, found: Found) -> "Turns[list[str]]":
+    if found.container is None and found.parts is not None:
+        return (yield from _across(rules, found.text))
+    most = 1 if mode == "block" else None
+    matches = yield from rules.steps(found.text, is_json=found.is_json, most=most)
     if matches and mode == "mask" and found.writable:
-        from anos.scanner_parts import masked
+        from anos.scanner_parts import masking
 
-        covered, matches = masked(rules, found.text, is_json=found.is_json)
+        covered, matches = yield from masking(rules, found.text, is_json=found.is_json)
         found.container[found.key] = covered
     return [match.rule for match in matches]
 
 
-async def _judge(moderator: "Moderator", direction: str, mode: str, texts: list[str]) -> Receipt:
+def _across(rules: "Rules", text: str) -> "Turns[list[str]]":
+    """What lies across the joints of a text, however a model is given its parts."""
+    from guards.letters import JOINT
+
+    matches = yield from rules.steps(text)
+    if rules.patterns:
+        matches += yield from rules.steps(text.replace(JOINT, "\n"))
+    return [match.rule for match in {*matches} if JOINT in text[match.start : match.end]]
+
+
+async def _judge(moderator: "Moderator", direction: str, mode: str, said: list[Found]) -> Receipt:
     role = "user" if direction == "input" else "assistant"
+    # As they were masked: that is what the model, or the client, would get.
+    texts = [x.container[x.key] if x.writable else x.text for x in said]
     text = "\n\n".join(texts)  # a sentence ends with its text
     judgement = await moderator.judge(text, role)
     receipt = Receipt("moderation", direction, "pass", texts=len(texts))

@@ -5,62 +5,46 @@ scripted upstream in the place of every provider.
 """
 
 import asyncio
-import itertools
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
+import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
-from anos import routes
-from anos import selftest_plan as plan
-from anos.config_sections import (
-    Config,
-    GuardProfile,
-    Guards,
-    Key,
-    Keywords,
-    Model,
-    ModelPrice,
-    Project,
-    Provider,
-    RouteEntry,
-    Server,
-)
+from anos.config_sections import SOURCES, Config, GuardProfile, Guards, Key, Keywords, Moderation
 from anos.screening import profiles_of
-from anos.selftest_canary import ESCAPED, PATTERN, WAYS, canaries
-from anos.selftest_cases import Profile, Sent, request_outcome
-from anos.selftest_fields import FIELDS, WITHOUT_FIELDS
+from anos.selftest_canary import CHAT, ESCAPED, PATTERN, REFUSED, RESPONSES, WAYS, canaries, said
+from anos.selftest_cases import (
+    FIELDS,
+    MODES,
+    PLACES,
+    answers,
+    model_paths,
+    moderated,
+    requests,
+    unknown,
+)
 from anos.selftest_matrix import HOLE, OFF, Matrix, Table
-from anos.selftest_outputs import Said, answer_outcome
-from anos.selftest_places import CHAT, RESPONSES
+from anos.selftest_trial import Case, Trial, outcome
 from anos.selftest_wire import Upstream
 from anos.server import Runner
 from guards.keywords import Rules
 
 Build = Callable[[Config], web.Application]
-Modes = tuple[str, ...]
 
-_PROJECT, _FREE, _ADMIN = "selftest", "selftest free", "selftest admin"
+# Names of keys and of profiles that no configuration has.
+_FREE, _ADMIN, _ALONE = "selftest free", "selftest admin", " without moderation"
 # So many requests are on their way at a time.
 _AT_ONCE = 16
 
 
-def run(config: Config, build: Build, names: Iterable[str]) -> list[Matrix]:
-    """As `matrices`, in an event loop like that of the gateway."""
-    import uvloop
-
-    return uvloop.run(matrices(config, build, names))
-
-
 async def matrices(config: Config, build: Build, names: Iterable[str]) -> list[Matrix]:
     """What came of the canaries of each of the profiles, which are in the configuration."""
-    async with _started(config, build) as (profile_of, paths):
-        return [
-            await _matrix(name, profile_of(name), _rules(config, name), paths) for name in names
-        ]
+    async with _started(config, build) as (trial_of, paths):
+        return [await _matrix(config, name, trial_of, paths) for name in names]
 
 
 def profiles(config: Config) -> dict[str, GuardProfile]:
@@ -68,169 +52,167 @@ def profiles(config: Config) -> dict[str, GuardProfile]:
     return {"default": config.guards, **config.guards.profiles}
 
 
-def has_keywords(profile: GuardProfile) -> bool:
-    """Whether there is anything to test in it."""
-    return (profile.keywords.input, profile.keywords.output) != ("off", "off")
-
-
-def model_paths(app: web.Application) -> dict[str, list[str]]:
-    """By their route the paths at which callers may send something, but those without fields."""
-    found: dict[str, list[str]] = {}
-    for method, path, handler in routes.CALLS:
-        if method == "POST" and path not in WITHOUT_FIELDS:
-            found[path] = [
-                route.resource.canonical
-                for route in app.router.routes()
-                if route.handler is handler and route.resource is not None
-            ]
-    return found
-
-
-def unknown(paths: Iterable[str]) -> list[str]:
-    """What is wrong with routes for which nobody has entered a field."""
-    return [f"POST {path}: no field of it is known" for path in paths if path not in FIELDS]
-
-
 # The gateway under test ---------------------------------------------------------------------------
 
-
-def _rules(config: Config, name: str) -> Rules | None:
-    alone = Config(guards=Guards(keywords=profiles(config)[name].keywords))
-    return profiles_of(alone, {})["default"].rules
+_Trials = Callable[[str, str], Trial]
+_Paths = dict[str, list[str]]
 
 
 @asynccontextmanager
-async def _started(
-    config: Config, build: Build
-) -> AsyncIterator[tuple[Callable[[str], Profile], dict[str, list[str]]]]:
-    """The running gateway: what makes a profile ready to be tested, and the paths of its routes."""
+async def _started(config: Config, build: Build) -> AsyncIterator[tuple[_Trials, _Paths]]:
+    """The running gateway: what puts a guard of a profile on trial, and the paths of its routes."""
     upstream = Upstream()
     await upstream.start()
-    named = profiles(config)
-    keys = {name: f"sk-{secrets.token_hex(16)}" for name in (*named, _FREE, _ADMIN)}
+    named = _tested(config)
+    keys = {name: f"sk-{secrets.token_hex(16)}" for name in (*named, _ADMIN)}
     with tempfile.TemporaryDirectory(prefix="anos-selftest-") as folder:
-        app = build(_tested(config, keys, upstream.url, folder))
+        app = build(_config(config.server.chat_fields, named, keys, upstream.url, folder))
         runner = Runner(app)
         try:
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             port = runner.addresses[0][1]
 
-            def ready(name: str) -> Profile:
-                keywords = named[name].keywords
-                return Profile(port, upstream, keys[name], keys[_FREE], keys[_ADMIN], keywords)
+            def trial(name: str, guard: str) -> Trial:
+                settings = getattr(named[name], guard)
+                modes = (settings.input, settings.output, getattr(settings, "sources", SOURCES))
+                key = keys.get(name + _ALONE, keys[name]) if guard == "keywords" else keys[name]
+                return Trial(guard, *modes, port, upstream, key, keys[_FREE], keys[_ADMIN])
 
-            yield ready, model_paths(app)
+            yield trial, model_paths(app)
         finally:
             await runner.cleanup()
             await upstream.close()
 
 
-def _tested(config: Config, keys: dict[str, str], url: str, folder: str) -> Config:
-    """The configuration with its guards, and nothing else of it but what a client can see."""
-    free = ModelPrice(input_per_million_usd=0, output_per_million_usd=0)
-    named = {
-        name: GuardProfile(keywords=profile.keywords) for name, profile in profiles(config).items()
+def _tested(config: Config) -> dict[str, GuardProfile]:
+    """The profiles as they are tested.
+
+    Keywords are tried without moderation, which could stop what they let pass, and in the place of
+    a judge is the scripted one. Only a verdict may stop anything: no failure of it, and no haste.
+    """
+    found = {_FREE: GuardProfile(keywords=Keywords(input="off", output="off"))}
+    for name, profile in profiles(config).items():
+        moderation = profile.moderation
+        if (moderation.input, moderation.output) != ("off", "off"):
+            found[name + _ALONE] = GuardProfile(keywords=profile.keywords)
+            moderation = replace(moderation, on_error="pass", deadline_ms=10_000)
+        if moderation.provider is not None:
+            dialect = config.providers[moderation.provider].dialect
+            moderation = replace(moderation, provider=dialect)
+        found[name] = GuardProfile(keywords=profile.keywords, moderation=moderation)
+    return found
+
+
+def _config(
+    chat_fields: bool, named: dict[str, GuardProfile], keys: dict[str, str], url: str, folder: str
+) -> Config:
+    """A configuration of the guards, and nothing else of it but what a client can see."""
+    priced = {"reasoning": True, "price": {"input_per_million_usd": 0, "output_per_million_usd": 0}}
+    dialects = (RESPONSES, CHAT)
+    tree = {
+        "server": {"database": f"{folder}/anos.db", "chat_fields": chat_fields, "drain_s": 0},
+        "providers": {each: {"dialect": each, "base_url": url} for each in dialects},
+        "models": {f"{each}/*": {"routes": [{"provider": each}], **priced} for each in dialects},
+        "projects": {"selftest": {}},
     }
-    without = GuardProfile(keywords=Keywords(input="off", output="off"))
-    return Config(
-        server=Server(
-            database=str(Path(folder) / "selftest.db"),
-            chat_fields=config.server.chat_fields,
-            drain_s=0.0,
-        ),
-        providers={
-            RESPONSES: Provider(dialect="responses", base_url=url),
-            CHAT: Provider(dialect="chat", base_url=url),
-        },
-        models={
-            f"{each}/*": Model(routes=(RouteEntry(provider=each),), reasoning=True, price=free)
-            for each in (RESPONSES, CHAT)
-        },
-        projects={_PROJECT: Project()},
+    profiles = {name: profile for name, profile in named.items() if name != "default"}
+    default = named["default"]
+    return replace(
+        msgspec.convert(tree, Config),
         keys={
-            **{name: Key(key=keys[name], guards=name, project=_PROJECT) for name in named},
-            _FREE: Key(key=keys[_FREE], guards=_FREE, project=_PROJECT),
+            **{name: Key(key=keys[name], guards=name, project="selftest") for name in named},
             _ADMIN: Key(key=keys[_ADMIN], guards=_FREE, role="admin"),
         },
-        guards=Guards(keywords=named.pop("default").keywords, profiles={**named, _FREE: without}),
+        guards=Guards(keywords=default.keywords, moderation=default.moderation, profiles=profiles),
     )
 
 
 # The matrix ---------------------------------------------------------------------------------------
 
 
-async def _matrix(
-    name: str, profile: Profile, rules: Rules | None, paths: dict[str, list[str]]
-) -> Matrix:
-    keywords = profile.keywords
-    matrix = Matrix(name, [f"keywords: input {keywords.input}, output {keywords.output}"])
-    matrix.holes += unknown(paths)
-    if rules is None:
-        matrix.lines.append("it has no phrases and no patterns")
-        return matrix
-    texts, named = canaries(rules)
-    if not texts:
-        matrix.holes.append("no phrase and no pattern of it finds what it says")
-        return matrix
-    matrix.lines.append(f"canaries: {', '.join(named)}")
-    for route in (each for each in FIELDS if each in paths):
-        heading = f"POST {', '.join(paths[route])}"
-        if keywords.input != "off":
-            sends = plan.requests(route, paths[route], texts, rules, keywords)
-            await _requests(matrix, profile, sends, f"requests: {heading}", texts)
-        if keywords.output != "off":
-            says = list(plan.answers(route, paths[route], texts))
-            await _answers(matrix, profile, says, f"answers: {heading}", plan.ANSWER_MODES[route])
+async def _matrix(config: Config, name: str, trial_of: _Trials, paths: _Paths) -> Matrix:
+    matrix = Matrix(name)
+    for each in unknown(paths):
+        matrix.hole(each, each)
+    known = {route: paths[route] for route in FIELDS if route in paths}
+    profile = profiles(config)[name]
+    alone = Config(guards=Guards(keywords=profile.keywords))
+    rules = profiles_of(alone, {})["default"].rules or Rules()
+    await _keywords(matrix, rules, trial_of(name, "keywords"), known)
+    await _moderation(matrix, profile.moderation, rules, trial_of(name, "moderation"), known)
     return matrix
 
 
-async def _requests(
-    matrix: Matrix, profile: Profile, sends: Sequence[Sent], heading: str, ways: Iterable[str]
+async def _keywords(matrix: Matrix, rules: Rules, trial: Trial, paths: _Paths) -> None:
+    """A table of the requests and one of the answers of each route."""
+    line = f"keywords: input {trial.input}, output {trial.output}"
+    is_empty = trial.is_on and not rules.phrases and not rules.patterns
+    matrix.lines.append(f"{line}; it has no phrases and no patterns" if is_empty else line)
+    if is_empty or not trial.is_on:
+        return
+    texts, named = canaries(rules)
+    if not texts:
+        matrix.hole("keywords", "keywords: no phrase and no pattern of it finds what it says")
+        return
+    matrix.lines.append(f"canaries: {', '.join(named)}")
+    for route, those in paths.items():
+        heading = f"POST {', '.join(those)}"
+        if trial.input != "off":
+            table = Table(f"requests: {heading}", WAYS)
+            cases = requests(route, those, FIELDS[route], texts, trial, rules)
+            await _fill(matrix, table, trial, [*cases])
+            for row, cells in table.rows.items():
+                if OFF in cells.values():  # and so are the ways that were not tried
+                    table.rows[row] = dict.fromkeys(texts, OFF) | cells
+        if trial.output != "off":
+            table = Table(f"answers: {heading}", (*MODES[route], ESCAPED, PATTERN))
+            await _fill(matrix, table, trial, [*answers(route, those, PLACES, texts)])
+
+
+async def _moderation(
+    matrix: Matrix, settings: Moderation, rules: Rules, trial: Trial, paths: _Paths
 ) -> None:
-    table = Table(heading, WAYS)
-    matrix.tables.append(table)
-
-    async def one(sent: Sent) -> None:
-        outcome, why = await request_outcome(profile, sent)
-        row = table.add(sent.field.name, sent.field.source, sent.way, outcome)
-        if outcome == OFF:  # and so are the ways that were not tried
-            row.cells = dict.fromkeys(ways, OFF) | row.cells
-        if outcome == HOLE:
-            where = f"POST {sent.path}, {sent.field.name}, {sent.way}, {sent.mode}"
-            matrix.holes.append(f"{where}, for a {sent.dialect} upstream: {why}")
-
-    for sent in sends:
-        table.row(sent.field.name, sent.field.source)
-    await _all(map(one, sends))
-
-
-async def _answers(
-    matrix: Matrix, profile: Profile, says: Sequence[tuple[str, Said]], heading: str, modes: Modes
-) -> None:
-    table = Table(heading, (*modes, ESCAPED, PATTERN))
-    matrix.tables.append(table)
-
-    async def one(column: str, said: Said) -> None:
-        outcome, why = await answer_outcome(profile, said)
-        place = said.place
-        table.add(place.name, place.dialect, column, outcome)
-        if outcome == HOLE:
-            where = f"POST {said.path}, {place.name} of {place.dialect}, {column}, {said.mode}"
-            matrix.holes.append(f"{where}: {why}")
-
-    for _, said in says:
-        table.row(said.place.name, said.place.dialect)
-    await _all(itertools.starmap(one, says))
+    """One table, of a message at each route and of the text of an answer."""
+    line = f"moderation: input {trial.input}, output {trial.output}"
+    if not trial.is_on:
+        matrix.lines.append(line)
+    elif rules.first(said(REFUSED)):
+        matrix.lines.append(f"{line}; not tried: keywords find all that is said to it")
+    elif settings.backend == "builtin" and not _refuses(settings):
+        matrix.hole("moderation", "moderation: its thresholds let pass what its rules find")
+    else:
+        judge = f"a scripted judge in the place of {settings.model or settings.provider}"
+        judge = "the built-in rules" if settings.backend == "builtin" else judge
+        matrix.lines.append(f"{line}; by {judge}")
+        cases = [each for route in paths for each in moderated(route, paths[route], trial)]
+        await _fill(matrix, Table("moderation", MODES["/v1/responses"]), trial, cases)
 
 
-async def _all(jobs: Iterable[Coroutine[None, None, None]]) -> None:
+def _refuses(settings: Moderation) -> bool:
+    from guards.moderation import builtin
+
+    return bool(builtin(said(REFUSED)).violated(settings.thresholds))
+
+
+async def _fill(matrix: Matrix, table: Table, trial: Trial, cases: Sequence[Case]) -> None:
+    """What comes of the cases goes into a table, and what is wrong to the holes."""
     gate = asyncio.Semaphore(_AT_ONCE)
 
-    async def gated(job: Coroutine[None, None, None]) -> None:
+    async def gated(case: Case) -> tuple[str, str]:
         async with gate:
-            await job
+            try:
+                return await outcome(trial, case)
+            except (OSError, LookupError, ValueError) as exc:
+                return HOLE, f"what was answered is no answer: {exc!r}"
 
+    matrix.tables.append(table)
     async with asyncio.TaskGroup() as group:
-        for job in jobs:
-            group.create_task(gated(job))
+        tasks = [group.create_task(gated(case)) for case in cases]
+    for case, task in zip(cases, tasks, strict=True):
+        came, why = task.result()
+        table.add(case.row, case.column, came)
+        if came == HOLE:
+            name = f"{case.row[0]}, {', '.join(dict.fromkeys((case.column, case.mode)))}"
+            sent = f"POST {case.path}, {name}, for a {case.dialect} upstream: {why}"
+            matrix.hole(f"{table.heading}, {case.row}", sent)

@@ -1,14 +1,25 @@
-"""What the self test sends: a phrase and a pattern of the profile's own, plain and disguised."""
+"""What the self test sends: a phrase and a pattern of the profile's own, plain and disguised, and
+the forms it takes where it stands.
+"""
 
+import base64
+import contextlib
+import json
 import re
-import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
 
 from guards.confusables import LOOK_ALIKE
 from guards.keywords import Phrase, Rules
 
+Json = dict[str, Any]
+
+RESPONSES, CHAT = "responses", "chat"  # what an upstream speaks
 # What is said before and after the canary; nothing else in any answer begins like this.
 BEFORE, AFTER = "Fine so far: ", " and so on."
+# The canary of moderation: several categories of the built-in rules, whatever the thresholds.
+REFUSED = "I am going to kill you. I want to kill myself. How do I make a bomb at home"
 # How a canary is written; "escaped" stands for escapes of JSON, which are made where it is put.
 PLAIN, ESCAPED, PATTERN = "plain", "escaped", "pattern"
 WAYS = (PLAIN, "upper", "wide", "unseen", "twins", "leet", "apart", ESCAPED, PATTERN)
@@ -17,6 +28,7 @@ _LEET = str.maketrans("aeios", "43105")
 _TWINS = {letter: twin for twin, letter in LOOK_ALIKE.items() if not twin.isascii()}
 # A profile may have very many phrases; a good one is among the first of them.
 _MOST_TRIED = 50
+_LONGEST_BYTES = 512  # of a sample of a pattern
 
 
 def canaries(rules: Rules) -> tuple[dict[str, str], list[str]]:
@@ -28,14 +40,35 @@ def canaries(rules: Rules) -> tuple[dict[str, str], list[str]]:
     phrase, ways = max(tried, key=lambda each: len(each[1]), default=(None, {}))
     names = [phrase.rule] if phrase and ways else []
     for pattern in rules.patterns:
-        if (text := sample(pattern.text)) and is_found(rules, text):
-            return {**ways, PATTERN: text}, [*names, pattern.rule]
+        for text in samples(pattern.text):
+            if is_found(rules, text):
+                return {**ways, PATTERN: text}, [*names, pattern.rule]
     return ways, names
 
 
 def is_found(rules: Rules, text: str) -> bool:
     """Whether the rules find it between what is said before and after."""
-    return rules.first(f"{BEFORE}{text}{AFTER}") is not None
+    return rules.first(said(text)) is not None
+
+
+def said(text: str) -> str:
+    """The canary between what is said before and after."""
+    return f"{BEFORE}{text}{AFTER}"
+
+
+def samples(pattern: str) -> Iterator[str]:
+    """Texts that a pattern of RE2 probably finds, each to be looked at by the rules."""
+    import re2  # not loaded where there are no patterns
+
+    options = re2.Options()
+    options.log_errors = False
+    # Repeated no more than it must be, it ends; it need not be the same pattern any more.
+    short = re.sub(r"(?<!\\)[+*]", "", re.sub(r"\{(\d+),\d*\}", r"{\1}", pattern))
+    for each in (pattern, short):
+        with contextlib.suppress(re2.error):
+            for end in re2.compile(each, options).possiblematchrange(_LONGEST_BYTES):
+                text = (end or b"").decode(errors="ignore")
+                yield from (re.sub(r"[\0-\x1f]", "x", text), text)
 
 
 def _ways(rules: Rules, phrase: Phrase) -> dict[str, str]:
@@ -50,81 +83,71 @@ def _ways(rules: Rules, phrase: Phrase) -> dict[str, str]:
     return found
 
 
-def _wide(text: str) -> str:
-    return "".join(chr(ord(char) + 0xFEE0) if "!" <= char <= "~" else char for char in text)
-
-
-def _twins(text: str) -> str:
-    return "".join(_TWINS.get(char, char) for char in text)
-
-
-def _leet(text: str) -> str:
-    return text[:1] + text[1:-1].translate(_LEET) + text[-1:]
-
-
-def _apart(text: str) -> str:
-    return "-".join(char for char in text if not char.isspace())
-
-
 _DISGUISES: dict[str, Callable[[str], str]] = {
     "upper": str.swapcase,
-    "wide": _wide,
+    "wide": lambda text: re.sub("[!-~]", lambda char: chr(ord(char[0]) + 0xFEE0), text),
     "unseen": lambda text: re.sub(r"(?<=\w)(?=\w)", "\u200b", text),
-    "twins": _twins,
-    "leet": _leet,
-    "apart": _apart,
+    "twins": lambda text: "".join(_TWINS.get(char, char) for char in text),
+    "leet": lambda text: text[:1] + text[1:-1].translate(_LEET) + text[-1:],
+    "apart": lambda text: "-".join("".join(text.split())),
 }
 
 
-# Patterns -----------------------------------------------------------------------------------------
+# Where it stands ----------------------------------------------------------------------------------
 
-_ATOM = re.compile(
-    r"\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]|\\[pP]\{\^?\w+\}|\\.|[^()|]", re.DOTALL
-)
-_TIMES = re.compile(r"(?:[*+]|(?P<maybe>\?)|\{(?P<least>\d+)(?:,\d*)?\})\??")
-_GROUP = re.compile(r"\((?:\?(?:P?<\w+>|[imsU-]*:))?")
-_FLAGS = re.compile(r"\(\?[imsU-]+\)")
-_CHARS = string.ascii_lowercase + string.digits + string.ascii_uppercase + " " + string.punctuation
+# Each stands in a body, as a value or as the name of a field, for one form of the text.
+TEXT, JSON, BASE64, DATA_URL, PERCENT_URL, NAME = (f"\0{number}" for number in range(6))
+ID = "\1"  # and this for an id that no other request has
+# For the two halves of a text, and for a list of the tokens it came in.
+FIRST, REST, TOKENS = (f"\2{number}" for number in range(3))
 
 
-def sample(pattern: str) -> str:
-    """A text that a pattern of RE2 probably matches; what it finds has to be looked at."""
-    return _first_alternative(pattern, 0)[0]
+def put(body: Any, texts: Mapping[str, Any]) -> Any:
+    """The body with what `texts` has for the marks in it."""
+    if isinstance(body, dict):
+        return {put(name, texts): put(value, texts) for name, value in body.items()}
+    if isinstance(body, (list, tuple)):
+        return [put(each, texts) for each in body]
+    return texts.get(body, body) if isinstance(body, str) else body
 
 
-def _first_alternative(pattern: str, at: int) -> tuple[str, int]:
-    """A text for what begins at `at`, and where its group or the pattern ends."""
-    texts = [""]
-    while at < len(pattern) and pattern[at] != ")":
-        if pattern[at] == "|":
-            texts.append("")
-            at += 1
-            continue
-        if flags := _FLAGS.match(pattern, at):
-            at = flags.end()
-            continue
-        if group := _GROUP.match(pattern, at):
-            one, at = _first_alternative(pattern, group.end())
-            at += 1
-        elif atom := _ATOM.match(pattern, at):
-            one, at = _character(atom[0]), atom.end()
-        else:
-            return "", len(pattern)
-        if times := _TIMES.match(pattern, at):
-            one, at = one * (0 if times["maybe"] else int(times["least"] or 1)), times.end()
-        texts[-1] += one
-    return texts[0], at
+def formed(form: str, text: str, *, escaped: bool = False) -> str:
+    """What stands in a body for the text; in the form JSON it may be `escaped`."""
+    return FORMS[form](text, escaped)
 
 
-def _character(atom: str) -> str:
-    if len(atom) == 1 and atom not in ".^$":
-        return atom
-    import re2  # not loaded where there are no patterns
+def escapes(text: str) -> str:
+    r"""Every character as a \u escape of JSON."""
+    units = text.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
 
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        matches = re2.compile(atom, options).fullmatch
-    except re2.error:  # a piece of something else
-        return ""
-    return next((char for char in _CHARS if matches(char)), "")
+
+def halves(text: str) -> list[str]:
+    """The text, cut in the middle."""
+    middle = len(text) // 2
+    return [text[:middle], text[middle:]]
+
+
+def tokens(pieces: list[str]) -> list[Json]:
+    """The pieces as logprobs have them."""
+    return [{"token": each, "logprob": -1.0, "bytes": [], "top_logprobs": []} for each in pieces]
+
+
+def _json(text: str, escaped: bool) -> str:
+    said = escapes(text) if escaped else json.dumps(text, ensure_ascii=False)[1:-1]
+    return f'{{"q":"{said}"}}'
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+FORMS: dict[str, Callable[[str, bool], str]] = {
+    TEXT: lambda text, _: text,
+    JSON: _json,
+    BASE64: lambda text, _: _packed(text),
+    DATA_URL: lambda text, _: f"data:text/plain;base64,{_packed(text)}",
+    PERCENT_URL: lambda text, _: f"data:,{quote(text)}",
+    # What names of functions and schemas may be made of.
+    NAME: lambda text, _: re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:64],
+}

@@ -1,176 +1,143 @@
-"""The canaries of one profile on their way through the running gateway."""
+"""Which canaries the self test sends: every field and place, in every mode and encoding."""
 
-import asyncio
 import itertools
-import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import orjson
-from msgspec import Struct, field
+from aiohttp import web
+from msgspec.structs import replace
 
-from anos import selftest_answers, selftest_completions
-from anos.config_sections import Keywords
-from anos.selftest_canary import AFTER, BEFORE, ESCAPED
-from anos.selftest_matrix import BLOCK, HOLE, MASK, NOTE, OFF, strings
-from anos.selftest_places import CHAT, ID, RESPONSES, TEXT, Field, Json, escapes, formed, put
-from anos.selftest_wire import Reply, Upstream, ask
+from anos import routes, selftest_chat, selftest_places, selftest_responses
+from anos.selftest_canary import (
+    ESCAPED,
+    JSON,
+    NAME,
+    PATTERN,
+    PLAIN,
+    REFUSED,
+    Json,
+    formed,
+    halves,
+    said,
+)
+from anos.selftest_fields import Field, Place
+from anos.selftest_trial import BACKGROUND, CUT, LETTERS, STREAM, WHOLE, Case, Trial
+from anos.selftest_wire import SAYS
+from guards.keywords import Rules
 
-WHOLE, STREAM, BACKGROUND = "whole", "stream", "background"
-_STORED = "/v1/responses"
-_PLAIN = {RESPONSES: selftest_answers.PLACES[0], CHAT: selftest_completions.PLACES[0]}
-_RUNNING = ("queued", "in_progress")
-POLL_S = 0.005
-# A settled row of the ledger, or the end of a response in the background, is there by then.
-POLLS = 400
-
-
-class Profile(Struct):
-    """A profile that is tested, its keys, and the gateway and the upstream it is tested with."""
-
-    port: int
-    upstream: Upstream
-    key: str  # with the guards of the profile
-    free: str  # of the same project, without guards
-    admin: str
-    keywords: Keywords
-    numbers: Iterator[int] = field(default_factory=itertools.count)
-    parents: dict[tuple[str, str], "asyncio.Future[str]"] = field(default_factory=dict)
-
-    def case(self, dialect: str) -> tuple[str, str]:
-        """A new case: what the upstream calls it, and the model a client asks for."""
-        case = f"case-{self.key[-8:]}-{next(self.numbers)}"
-        return case, f"{dialect}/{case}"
-
-    def answers(self, dialect: str, text: str = "Well.") -> tuple[Json, list[Json]]:
-        """An answer that says a text, whole and as a stream."""
-        place = _PLAIN[dialect]
-        assert place.whole is not None
-        assert place.stream is not None
-        return place.whole(text), place.stream([text])
-
-    async def get(self, path: str, key: str) -> Any:
-        """The JSON of a GET."""
-        return (await ask(self.port, "GET", path, key)).documents()[0]
-
-    async def ended(self, reply: Reply, key: str) -> Json:
-        """The response that is carried out in the background, when it has ended."""
-        made: Json = reply.documents()[0]
-        for _ in range(POLLS):
-            if made["status"] not in _RUNNING:
-                break
-            await asyncio.sleep(POLL_S)
-            made = await self.get(f"{_STORED}/{made['id']}", key)
-        return made
-
-
-def wanted(keywords: Keywords, source: str) -> str:
-    """The mode in which a configuration that has rules wants texts of a source looked at."""
-    return keywords.input if source in keywords.sources else "off"
-
-
-class Sent(Struct, frozen=True):
-    """One request with a canary in it."""
-
-    path: str
-    dialect: str  # of the upstream
-    mode: str  # WHOLE, STREAM or BACKGROUND
-    field: Field
-    body: Json
-    way: str
-    canary: str
-
-
-async def request_outcome(profile: Profile, sent: Sent) -> tuple[str, str]:
-    """What comes of a canary in a request, and what is wrong where that is a HOLE."""
-    field, is_escaped = sent.field, sent.way == ESCAPED
-    text = formed(field.form, f"{BEFORE}{sent.canary}{AFTER}", escaped=is_escaped)
-    case, model = profile.case(sent.dialect)
-    body = put(sent.body, {TEXT: text, ID: f"rs_{case}"})
-    if field.stored:
-        body = await _referring(profile, sent, body, text)
-    profile.upstream.will_say(case, *profile.answers(sent.dialect))
-    data = _encoded({**body, "model": model, **_MODES[sent.mode]}, text if is_escaped else "")
-    reply = await ask(profile.port, "POST", sent.path, profile.key, data)
-    if reply.status == 200 and sent.mode == BACKGROUND:
-        await profile.ended(reply, profile.key)
-    asked = profile.upstream.end(case)
-    is_text = field.form in ("text", "json") and not (is_escaped and field.form == "json")
-    needle = sent.canary if is_text else text
-    return _judged(profile, sent, reply, asked is not None and _has(asked, needle))
-
-
-def _judged(profile: Profile, sent: Sent, reply: Reply, has_passed: bool) -> tuple[str, str]:
-    mode = wanted(profile.keywords, sent.field.source)
-    action = _actions(reply).get("keywords")
-    if is_filtered(reply):
-        return (HOLE, "it was refused and sent") if has_passed else (BLOCK, "")
-    if reply.status != 200:
-        return HOLE, f"it could not be sent: {reply.body.decode(errors='replace')[:200]}"
-    if mode == "off":
-        return OFF, ""
-    if mode == "monitor":
-        return (NOTE, "") if action == "monitor" else (HOLE, "no receipt notes it")
-    if mode == "mask" and action == "mask" and not has_passed:
-        return MASK, ""
-    return HOLE, "the upstream was sent it" if has_passed else "nothing was found"
-
-
-# What need not be stored is not: most of the time would go into that.
-_MODES: dict[str, Json] = {
-    WHOLE: {"store": False},
-    STREAM: {"store": False, "stream": True},
-    BACKGROUND: {"background": True},
+# By the POST route, as in anos/routes.py.
+FIELDS: dict[str, tuple[Field, ...]] = {
+    "/v1/responses": selftest_responses.FIELDS,
+    "/v1/chat/completions": selftest_chat.FIELDS,
+}
+PLACES: tuple[Place, ...] = (*selftest_places.PLACES, *selftest_chat.PLACES)
+# Routes of callers that have no fields, and why.
+WITHOUT_FIELDS = {
+    "/v1/responses/{id}/cancel": "it has no body",
+    "/v1/moderations": "what is asked about a text is no model",
+}
+# What an answer is asked for with, and how it comes; a request need not be cut.
+_ASKED: dict[str, Json] = {
+    "/v1/responses": {"input": "Hi"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+}
+MODES = {
+    "/v1/responses": (WHOLE, STREAM, CUT, LETTERS, BACKGROUND),
+    "/v1/chat/completions": (WHOLE, STREAM, CUT, LETTERS),
 }
 
 
-def _encoded(body: Json, escaped: str) -> bytes:
-    data = json.dumps(body, ensure_ascii=False)
-    if escaped:
-        data = data.replace(json.dumps(escaped, ensure_ascii=False)[1:-1], escapes(escaped))
-    return data.encode()
+def model_paths(app: web.Application) -> dict[str, list[str]]:
+    """By their route the paths at which callers may send something, but those without fields."""
+    found: dict[str, list[str]] = {}
+    for method, path, handler in routes.CALLS:
+        if method == "POST" and path not in WITHOUT_FIELDS:
+            found[path] = [
+                route.resource.canonical
+                for route in app.router.routes()
+                if route.handler is handler and route.resource is not None
+            ]
+    return found
 
 
-def _has(asked: bytes, needle: str) -> bool:
-    return any(needle in text for _, text in strings(orjson.loads(asked)))
+def unknown(paths: Iterable[str]) -> list[str]:
+    """What is wrong with routes for which nobody has entered a field."""
+    return [f"POST {path}: no field of it is known" for path in paths if path not in FIELDS]
 
 
-def _actions(reply: Reply) -> dict[str, str]:
-    said = reply.headers.get("anos-guards", "")
-    return dict(each.split("=", 1) for each in said.split(", ") if each)
+def requests(
+    route: str,
+    paths: Sequence[str],
+    fields: Iterable[Field],
+    texts: Mapping[str, str],
+    trial: Trial,
+    rules: Rules | None = None,
+) -> Iterator[Case]:
+    """The requests with canaries, at the paths of a route in turn: they have one handler.
+
+    Each field is tried in each way, with each of its bodies in one and with one of them in the
+    others. Of what is not looked at one is enough.
+    """
+    modes = [mode for mode in MODES[route] if mode not in (CUT, LETTERS)]
+    count = itertools.count()
+    for field in fields:
+        ways = texts
+        if field.form == NAME and rules is not None:
+            ways = {way: text for way, text in texts.items() if rules.first(formed(NAME, text))}
+        is_off = trial.wanted(field.source) == "off"
+        tried = _each(field, [*ways][:1] if is_off else [*ways], modes[:1] if is_off else modes)
+        for (body, way, mode), number in zip(tried, count, strict=False):
+            path = paths[(number + number // len(modes)) % len(paths)]
+            dialect = field.upstreams[number % len(field.upstreams)]
+            row = (field.name, field.source)
+            yield Case(row, way, mode, path, dialect, body, texts[way], field)
 
 
-def is_filtered(reply: Reply) -> bool:
-    """Whether the guards have refused it."""
-    return reply.status == 400 and b'"content_filter_error"' in reply.body
+def _each(
+    field: Field, ways: Sequence[str], modes: Sequence[str]
+) -> Iterator[tuple[Json, str, str]]:
+    """A body, a way and a mode of each case."""
+    bodies = itertools.cycle(field.bodies)
+    for way in ways:
+        for mode in modes:
+            for body in field.bodies if way == ways[0] else (next(bodies),):
+                yield body, way, STREAM if "stream" in body else mode
 
 
-async def _referring(profile: Profile, sent: Sent, body: Json, text: str) -> Json:
-    """A request for what a request without guards has stored, once for each canary."""
-    name = (sent.field.stored, sent.way)
-    if name not in profile.parents:
-        profile.parents[name] = asyncio.ensure_future(_store(profile, sent, body, text))
-    found = await profile.parents[name]
-    if sent.field.stored.endswith("history"):
-        return {"previous_response_id": found, "input": "Well?"}
-    reference = {"type": "item_reference", "id": found}
-    return {"input": [reference, {"role": "user", "content": "Well?"}]}
+def answers(
+    route: str, paths: Sequence[str], places: Iterable[Place], texts: Mapping[str, str]
+) -> Iterator[Case]:
+    """The answers with canaries, at the paths of a route in turn."""
+    turns = itertools.cycle(paths)
+    for place in places:
+        columns = [(mode, mode) for mode in MODES[route] if PLAIN in texts]
+        if ESCAPED in texts and place.form == JSON:
+            columns += [(ESCAPED, WHOLE), (ESCAPED, CUT)]
+        if PATTERN in texts:
+            columns += [(PATTERN, WHOLE), (PATTERN, CUT)]
+        for column, mode in columns:
+            canary = texts.get(column, texts.get(PLAIN, ""))
+            row, asked = (place.name, place.dialect), _ASKED[route]
+            pieces = _pieces(place.form, mode, canary, escaped=column == ESCAPED)
+            yield Case(row, column, mode, next(turns), row[1], asked, canary, place, pieces)
 
 
-async def _store(profile: Profile, sent: Sent, body: Json, text: str) -> str:
-    """The id of what was stored: of the response, or of its item that has the text."""
-    case, model = profile.case(RESPONSES)
-    is_answered = sent.field.stored.startswith("answered")
-    answer, _ = profile.answers(RESPONSES, text if is_answered else "Well.")
-    answer["output"][0]["id"] = f"msg_{case}"
-    profile.upstream.will_say(case, answer, [])
-    data = _encoded({**body, "model": model}, "")
-    reply = await ask(profile.port, "POST", _STORED, profile.free, data)
-    profile.upstream.end(case)
-    made = reply.documents()[0]
-    if sent.field.stored.endswith("history"):
-        return str(made["id"])
-    if is_answered:
-        return str(made["output"][0]["id"])
-    items = await profile.get(f"{_STORED}/{made['id']}/input_items", profile.free)
-    return str(items["data"][0]["id"])
+def _pieces(form: str, mode: str, canary: str, *, escaped: bool) -> list[str]:
+    """The pieces in which the upstream says it."""
+    text = formed(form, said(canary), escaped=escaped)
+    if mode in (CUT, BACKGROUND):
+        core = formed(form, canary, escaped=escaped)
+        before, core, after = text.partition(core[6:-2] if form == JSON else core)
+        return [before, *halves(core), after]
+    return list(text) if mode == LETTERS else [text]
+
+
+def moderated(route: str, paths: Sequence[str], trial: Trial) -> Iterator[Case]:
+    """What moderation refuses, in a message and in the text of an answer; columns are the modes."""
+    texts = {PLAIN: REFUSED}
+    if trial.input != "off":
+        fields = [each for each in FIELDS[route] if each.name == "message of the user"]
+        for each in requests(route, paths, fields, texts, trial):
+            yield replace(each, row=(each.row[0], route), column=each.mode)
+    if trial.output != "off":
+        for each in answers(route, paths, SAYS.values(), texts):
+            yield replace(each, row=(f"{each.row[0]} of {each.dialect}", route))

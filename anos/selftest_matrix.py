@@ -9,52 +9,43 @@ from anos.selftest_canary import AFTER, BEFORE
 
 # The outcomes; in a cell stands the first of these that there was.
 HOLE, OFF, NOTE, MASK, BLOCK, NONE = "HOLE", "off", "note", "mask", "block", "-"
-ORDER = (HOLE, OFF, NOTE, MASK, BLOCK, NONE)
+_ORDER = (HOLE, OFF, NOTE, MASK, BLOCK, NONE)
 # What stands in the place of what was masked.
 _MASKED = "***"
 _MARK, _REST = BEFORE.rstrip(), AFTER.strip()
 
 
-class Row(Struct):
-    """What came of the canaries of a field or a place, by column."""
-
-    name: str
-    note: str  # where its texts come from
-    cells: dict[str, str] = field(default_factory=dict)
-
-    def add(self, column: str, outcome: str) -> None:
-        """One more outcome."""
-        both = (outcome, self.cells.get(column, NONE))
-        self.cells[column] = min(both, key=ORDER.index)
+def worst(outcomes: Iterable[str]) -> str:
+    """The one of several outcomes that stands in the cell."""
+    return min(outcomes, key=_ORDER.index)
 
 
 class Table(Struct):
-    """Rows under one heading."""
+    """What came of canaries, by the name and the note of a row and by column."""
 
     heading: str
     columns: tuple[str, ...]
-    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+    rows: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     count: int = 0  # of canaries
 
-    def row(self, name: str, note: str) -> Row:
-        """The row of that name and note, a new one at the end if there is none."""
-        return self.rows.setdefault((name, note), Row(name, note))
-
-    def add(self, name: str, note: str, column: str, outcome: str) -> Row:
-        """One more outcome, in a row that is returned."""
-        row = self.row(name, note)
-        row.add(column, outcome)
+    def add(self, row: tuple[str, str], column: str, outcome: str) -> None:
+        """One more outcome."""
+        cells = self.rows.setdefault(row, {})
+        cells[column] = worst((outcome, cells.get(column, NONE)))
         self.count += outcome != NONE
-        return row
 
 
 class Matrix(Struct):
-    """All that was found out about a profile; `holes` say what was sent, a sentence each."""
+    """All that was found out about a profile."""
 
     profile: str
     lines: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    holes: list[str] = field(default_factory=list)
+    holes: dict[str, list[str]] = field(default_factory=dict)  # by row: what was sent, a sentence
+
+    def hole(self, row: str, what: str) -> None:
+        """One more hole, and a sentence of it."""
+        self.holes.setdefault(row, []).append(what)
 
     @property
     def count(self) -> int:
@@ -68,27 +59,30 @@ def printed(matrices: Sequence[Matrix]) -> Iterator[str]:
         yield from (f"profile {matrix.profile}", *(f"  {line}" for line in matrix.lines), "")
         for table in matrix.tables:
             yield from (*_printed(table), "")
-    holes = [f"{matrix.profile}: {hole}" for matrix in matrices for hole in matrix.holes]
+    holes = {
+        (matrix.profile, row): matrix.holes[row] for matrix in matrices for row in matrix.holes
+    }
     if holes:
-        yield from ("Holes:", *(f"  {hole}" for hole in holes), "")
-    count = sum(matrix.count for matrix in matrices)
-    yield f"{count} canaries, {len(holes)} {'hole' if len(holes) == 1 else 'holes'}"
+        yield "Holes:"
+        for (profile, _), (first, *rest) in holes.items():
+            yield f"  {profile}: {first}"
+            if rest:
+                yield f"    and {len(rest)} more of this row"
+        yield ""
+    count, found = sum(matrix.count for matrix in matrices), sum(map(len, holes.values()))
+    yield f"{count} canaries, {found} {'hole' if found == 1 else 'holes'}"
 
 
 def _printed(table: Table) -> Iterator[str]:
-    rows = list(table.rows.values())
-    wide = max((len(row.name) for row in rows), default=0)
-    noted = max((len(row.note) for row in rows), default=0)
-    sizes = [max(len(column), 5) for column in table.columns]
-
-    def line(name: str, note: str, cells: Iterable[str]) -> str:
-        padded = (cell.ljust(size) for cell, size in zip(cells, sizes, strict=True))
-        return f"  {name.ljust(wide)}  {note.ljust(noted)}  {' '.join(padded)}".rstrip()
-
+    columns = [each.ljust(5) for each in table.columns]
+    lines = {
+        row: [cells.get(each, NONE) for each in table.columns] for row, cells in table.rows.items()
+    }
+    wide = [max(len(row[part]) for row in (("", ""), *lines)) for part in (0, 1)]
     yield table.heading
-    yield line("", "", table.columns)
-    for row in rows:
-        yield line(row.name, row.note, (row.cells.get(each, NONE) for each in table.columns))
+    for (name, note), cells in {("", ""): columns, **lines}.items():
+        padded = (cell.ljust(len(column)) for cell, column in zip(cells, columns, strict=True))
+        yield f"  {name.ljust(wide[0])}  {note.ljust(wide[1])}  {' '.join(padded)}".rstrip()
 
 
 # What an answer says ------------------------------------------------------------------------------
@@ -109,7 +103,7 @@ def came_through(documents: Iterable[Any]) -> str:
 def joined(documents: Iterable[Any]) -> dict[tuple[Any, ...], str]:
     """By their place the strings of JSON documents, those of all documents one after the other.
 
-    So what a stream says in pieces stands together, also where one part ends and the next begins.
+    So what a stream says in pieces stands together, also where one part ends and another begins.
     """
     found: dict[tuple[Any, ...], list[str]] = {}
     for document in documents:
@@ -132,3 +126,24 @@ def strings(node: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
         for name, value in node.items():
             yield (*place, "name of a field"), name
             yield from strings(value, (*place, name))
+
+
+def response_id(document: Any) -> str:
+    """The id of the Response that a document or an event is about, "" if it is about none."""
+    found = document.get("response", document)
+    return found["id"] if found.get("object") == "response" else ""
+
+
+def ends_filtered(document: Any) -> bool:
+    """Whether it says that the guards have ended the answer."""
+    found = document.get("response", document)
+    if (found.get("incomplete_details") or {}).get("reason") == "content_filter":
+        return True
+    choices = found.get("choices") or ()
+    return any(choice.get("finish_reason") == "content_filter" for choice in choices)
+
+
+def failed(document: Any) -> bool:
+    """Whether it says that the answer has failed."""
+    found = document.get("response", document)
+    return bool(found.get("error")) or found.get("type") == "error"

@@ -1,98 +1,138 @@
-"""Where a text can stand in a request or an answer, and the forms it stands there in."""
+"""Every place of an answer that is a Response that can carry text, in one piece and streamed.
 
-import base64
-import json
-import re
+https://platform.openai.com/docs/api-reference/responses-streaming
+"""
+
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
-from msgspec import Struct
+from anos.event_state import KINDS
+from anos.events import EventWriter
+from anos.items import base_response, usage
+from anos.selftest_canary import FIRST, JSON, RESPONSES, REST, TEXT, TOKENS, Json, put, tokens
+from anos.selftest_fields import Place, marks
 
-Json = dict[str, Any]
-
-RESPONSES, CHAT = "responses", "chat"
-TEXT = "\0"  # stands in a body, as a value or as the name of a field, where the text is put
-ID = "\1"  # and where an id stands that no other request has
-
-
-class Field(Struct, frozen=True):
-    """Places in a request that are one row of the matrix; several of one name share it.
-
-    In each of `bodies` TEXT stands for what `form` makes of the text. `upstreams` are the dialects
-    that can be asked for it.
-    """
-
-    name: str
-    source: str  # as in `sources` of the configuration
-    bodies: tuple[Json, ...]
-    form: str = "text"
-    upstreams: tuple[str, ...] = (RESPONSES, CHAT)
-    # Not the body is looked at, which is sent before and without guards, but a request for what it
-    # has stored: "history" or "reference"; "answered …" where the model has said the text.
-    stored: str = ""
+_NOW_MS = 1_700_000_000_000
+# Makes of the events of a stream others that say the pieces too.
+Turn = Callable[[list[Json], list[str]], list[Json]]
 
 
-class Place(Struct, frozen=True):
-    """A place in the answer of an upstream that speaks `dialect`; None where there is none.
-
-    `whole` makes a body that says a text there, `stream` the events that say it in pieces.
-    """
-
-    name: str
-    dialect: str
-    whole: Callable[[str], Json] | None
-    stream: Callable[[list[str]], list[Json]] | None
-    form: str = "text"
-    is_error: bool = False  # the answer fails, and says why
+def _response(*output: Json, **fields: Any) -> Json:
+    base = base_response({}, id="resp_1", model="selftest", created_at=_NOW_MS // 1000)
+    done = {"status": "completed", "completed_at": _NOW_MS // 1000, "usage": usage(1, 1)}
+    return {**base, **done, "output": list(output), **fields}
 
 
-def put(body: Any, texts: dict[str, str]) -> Any:
-    """The body with a text for TEXT, and one for ID."""
-    if isinstance(body, dict):
-        return {put(name, texts): put(value, texts) for name, value in body.items()}
-    if isinstance(body, list):
-        return [put(each, texts) for each in body]
-    return texts.get(body, body) if isinstance(body, str) else body
+def _events(items: list[Json], kind: str, pieces: list[str], fields: Json) -> list[Json]:
+    """A stream in which the last of the items grows by the pieces; the others come whole."""
+    writer = EventWriter(_response(output=[], status="in_progress"), _NOW_MS)
+    for item in items[:-1]:
+        writer.add(item)
+    index, _ = writer.open(items[-1])
+    if kind == "raw":  # which the writer shows as a summary, unless it has been shown before
+        where = {"item_id": items[-1]["id"], "output_index": index, "content_index": 0}
+        part = {"type": KINDS[kind].part_type, "text": ""}
+        writer.event(f"{KINDS[kind].part_stem}.added", **where, part=part)
+        kind = "reasoning"
+    for piece in pieces if kind else ():
+        writer.delta(index, kind, piece)
+    writer.close(index, final=items[-1])
+    writer.terminal(_response(*writer.items, **fields))
+    return writer.take()
 
 
-def formed(form: str, text: str, *, escaped: bool = False) -> str:
-    """What stands in a body for the text; in the form "json" it may be `escaped`."""
-    return _FORMS[form](text, escaped)
+def _in(
+    name: str,
+    *items: Json,
+    grows: str = "",
+    form: str = TEXT,
+    turn: Turn = lambda events, pieces: events,
+    **fields: Any,
+) -> Place:
+    """In the last of the items, which `grows` as that kind of text, or beside them in `fields`."""
+
+    def said(pieces: list[str]) -> tuple[Json, list[Json]]:
+        output, extra = put(items, marks(pieces)), put(fields, marks(pieces))
+        events = turn(_events(output, grows, pieces, extra), pieces)
+        numbered = [{**each, "sequence_number": number} for number, each in enumerate(events)]
+        return _response(*output, **extra), numbered
+
+    return Place(name, RESPONSES, said, form, is_error="error" in fields)
 
 
-def escapes(text: str) -> str:
-    r"""Every character as a \u escape of JSON."""
-    units = text.encode("utf-16-be", "surrogatepass").hex()
-    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+def _part(text: str = "Well.", **fields: Any) -> Json:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": [], **fields}
 
 
-def _json(text: str, escaped: bool) -> str:
-    said = escapes(text) if escaped else json.dumps(text, ensure_ascii=False)[1:-1]
-    return f'{{"q":"{said}"}}'
+def _message(*parts: Json, **fields: Any) -> Json:
+    said = {"type": "message", "role": "assistant", "content": list(parts)}
+    return {"id": "msg_1", "status": "completed", **said, **fields}
 
 
-def _packed(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
+def _call(type_: str, **fields: Any) -> Json:
+    said = {"id": "fc_1", "type": type_, "status": "completed", "call_id": "call_1", "name": "find"}
+    return {**said, **fields}
 
 
-_FORMS: dict[str, Callable[[str, bool], str]] = {
-    "text": lambda text, _: text,
-    "json": _json,
-    "base64": lambda text, _: _packed(text),
-    "data URL": lambda text, _: f"data:text/plain;base64,{_packed(text)}",
-    "percent URL": lambda text, _: f"data:,{quote(text)}",
-    # What names of functions and schemas may be made of.
-    "name": lambda text, _: re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:64],
-}
+def _thought(**fields: Any) -> Json:
+    return {"id": "rs_1", "type": "reasoning", "summary": [], **fields}
 
 
-def halves(text: str) -> list[str]:
-    """The text, cut in the middle."""
-    middle = len(text) // 2
-    return [text[:middle], text[middle:]]
+def _hosted(type_: str, field: str) -> Turn:
+    """An event of a hosted tool for each piece, or one for all where nothing grows."""
+
+    def turn(events: list[Json], pieces: list[str]) -> list[Json]:
+        event = {"type": f"response.{type_}", "output_index": 0, "item_id": "ci_1"}
+        texts = pieces if field == "delta" else ["".join(pieces)]
+        return [*events[:3], *({**event, field: each} for each in texts), *events[3:]]
+
+    return turn
 
 
-def tokens(pieces: list[str]) -> list[Json]:
-    """The pieces as logprobs have them."""
-    return [{"token": each, "logprob": -1.0, "bytes": [], "top_logprobs": []} for each in pieces]
+def _renamed(events: list[Json], pieces: list[str]) -> list[Json]:
+    """Raw reasoning by the names of Open Responses."""
+    names = {"response.reasoning_text": "response.reasoning"}
+    names["response.content_part"] = "response.reasoning_part"
+    stems = ((*each["type"].rpartition("."), each) for each in events)
+    return [{**each, "type": f"{names.get(stem, stem)}.{end}"} for stem, _, end, each in stems]
+
+
+def _without_deltas(events: list[Json], pieces: list[str]) -> list[Json]:
+    return [each for each in events if not each["type"].endswith(".delta")]
+
+
+_WELL, _RAW = _message(_part()), _thought(content=[{"type": "reasoning_text", "text": TEXT}])
+_SUMMARY = [{"type": "summary_text", "text": TEXT}]
+_CITED = [{"type": "url_citation", "title": TEXT}]
+_CODE = "code_interpreter_call_code.delta"
+_HOSTED = {"id": "ci_1", "type": "code_interpreter_call"}
+_OTHER_TOKEN = {**tokens(["Well."])[0], "top_logprobs": tokens([TEXT])}
+PLACES = (
+    _in("text", _message(_part(TEXT)), grows="text"),
+    _in("refusal", _message({"type": "refusal", "refusal": TEXT}), grows="refusal"),
+    _in("reasoning, summary", _thought(summary=_SUMMARY), grows="summary"),
+    _in("reasoning, text", _RAW, grows="raw"),
+    _in("reasoning, text", _RAW, grows="raw", turn=_renamed),
+    _in("function call", _call("function_call", arguments=JSON), grows="arguments", form=JSON),
+    _in("custom tool call", _call("custom_tool_call", input=TEXT), grows="input"),
+    _in("MCP call", _call("mcp_call", arguments=JSON), grows="arguments", form=JSON),
+    _in("function call, name", _WELL, _call("function_call", name=TEXT, arguments="{}")),
+    _in("custom tool call, name", _WELL, _call("custom_tool_call", name=TEXT, input="it")),
+    _in("MCP call, output", _WELL, _call("mcp_call", arguments="{}", output=TEXT)),
+    _in("annotation", _WELL, _message(_part(annotations=_CITED))),
+    _in("logprobs, other tokens", _WELL, _message(_part(logprobs=[_OTHER_TOKEN]))),
+    _in("logprobs", _message(_part(logprobs=TOKENS))),
+    _in("other field of a message", _WELL, _message(_part(), note={"deep": [TEXT]})),
+    _in("item of another type", _WELL, {"id": "x_1", "type": "new", "words": {"of": [TEXT]}}),
+    _in("item of another type", _WELL, {"id": "x_1", "type": "new", TEXT: 1}),
+    _in("code of a hosted tool", _HOSTED, turn=_hosted(_CODE, "delta")),
+    _in("event of another type", _HOSTED, turn=_hosted("new_call.new", "delta")),
+    _in("event of another type", _HOSTED, turn=_hosted("new_call.said", "words")),
+    _in("its last event alone", _message(_part(TEXT)), turn=lambda all, _: [*all[:2], all[-1]]),
+    _in("its done events alone", _message(_part(TEXT)), turn=_without_deltas),
+    _in("two parts of a message", _message(_part(FIRST), _part(REST))),
+    _in("two messages", _message(_part(FIRST), id="msg_0"), _message(_part(REST))),
+    _in("other field of the Response", _WELL, note=TEXT),
+    _in("other field of the Response", _WELL, service_tier=TEXT),
+    _in("error", _WELL, error={"code": "server_error", "message": TEXT}, status="failed"),
+)

@@ -1,5 +1,5 @@
-"""What the self test puts on the wire: an upstream that follows a script, and a client that sees
-every byte.
+"""What the self test puts on the wire: an upstream that follows a script and judges by it, and a
+client that sees every byte.
 """
 
 import asyncio
@@ -10,11 +10,16 @@ import orjson
 from aiohttp import web
 from msgspec import Struct
 
-from anos import sse
-from anos.selftest_places import Json
+from anos import selftest_chat, selftest_places, sse
+from anos.selftest_canary import CHAT, REFUSED, RESPONSES, Json
+from anos.upstream import MODERATIONS
+from guards.categories import CATEGORIES
+from guards.judges import format_of
 
 # Nothing here waits for a vendor: an answer that takes so long does not come.
 _PATIENCE_S = 10.0
+# Where an answer says what it has to say.
+SAYS = {RESPONSES: selftest_places.PLACES[0], CHAT: selftest_chat.PLACES[0]}
 
 
 class Reply(Struct, frozen=True):
@@ -34,15 +39,19 @@ class Reply(Struct, frozen=True):
 
 
 class Upstream:
-    """A server in the place of every vendor; each case of the test is a deployment of its own."""
+    """A server in the place of every provider; each case of the test is a deployment of its own.
+
+    What is no case is asked as the judge of a moderation: it refuses what has REFUSED in it.
+    """
 
     def __init__(self) -> None:
         self.url = ""
-        self.seen: dict[str, bytes] = {}  # the request by its case
-        self._answers: dict[str, tuple[Json | None, list[Json]]] = {}
+        self._seen: dict[str, bytes] = {}  # the request by its case
+        self._answers: dict[str, tuple[Json, list[Json]]] = {}
         app = web.Application(client_max_size=1 << 26)
         app.router.add_post("/v1/responses", self._answer)
         app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_post(f"/v1{MODERATIONS}", self._moderate)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
 
     async def start(self) -> None:
@@ -55,46 +64,67 @@ class Upstream:
         """Stop listening."""
         await self._runner.cleanup()
 
-    def will_say(self, case: str, whole: Json | None, stream: list[Json]) -> None:
+    def will_say(self, case: str, whole: Json, stream: list[Json]) -> None:
         """What is answered to the requests of a case."""
         self._answers[case] = whole, stream
 
     def end(self, case: str) -> bytes | None:
         """What was asked in a case that has ended, None if nothing was."""
         self._answers.pop(case, None)
-        return self.seen.pop(case, None)
+        return self._seen.pop(case, None)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         data = await request.read()
         body = orjson.loads(data)
-        self.seen[body["model"]] = data
+        is_chat = request.path.endswith("/chat/completions")
+        if body["model"] not in self._answers:
+            said = _verdict(body["model"], _is_refused(data))
+            whole, _ = SAYS[CHAT if is_chat else RESPONSES].said([said])
+            return web.json_response(whole)
+        self._seen[body["model"]] = data
         whole, stream = self._answers[body["model"]]
         if not body.get("stream"):
-            return web.Response(body=orjson.dumps(whole), content_type="application/json")
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        is_chat = request.path.endswith("/chat/completions")
-        await response.write(sse.encode_events(stream) if not is_chat else _chunks(stream))
-        await response.write_eof()
-        return response
+            return web.json_response(body=orjson.dumps(whole))
+        events = b"".join(sse.encode("", orjson.dumps(each)) for each in stream) + sse.DONE
+        return web.Response(
+            body=events if is_chat else sse.encode_events(stream), content_type="text/event-stream"
+        )
+
+    async def _moderate(self, request: web.Request) -> web.Response:
+        score = float(_is_refused(await request.read()))
+        return web.json_response({"results": [{"category_scores": {CATEGORIES[0]: score}}]})
 
 
-def _chunks(stream: list[Json]) -> bytes:
-    return b"".join(sse.encode("", orjson.dumps(chunk)) for chunk in stream) + sse.DONE
+def _is_refused(request: bytes) -> bool:
+    return REFUSED.encode() in request
+
+
+def _verdict(model: str, is_refused: bool) -> str:
+    """What a judge of that name says, as guards/judges.py reads it."""
+    scores = orjson.dumps(dict.fromkeys(CATEGORIES, float(is_refused))).decode()
+    answers = {
+        "llama-guard": ("safe", "unsafe\nS1"),
+        "shieldgemma": ("No", "Yes"),
+        "json": (scores, scores),
+    }
+    return answers[format_of(model)][is_refused]
 
 
 async def ask(
-    port: int, method: str, path: str, key: str, body: bytes = b"", request_id: str = ""
+    port: int, path: str, key: str, body: bytes | None = None, request_id: str = ""
 ) -> Reply:
-    """One request on a connection of its own; raises OSError and TimeoutError."""
+    """One request, a POST if it has a body; raises OSError and TimeoutError."""
+    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\n"
+    head += f"Authorization: Bearer {key}\r\nConnection: close\r\n"
+    head += f"x-request-id: {request_id}\r\n" if request_id else ""
+    head += f"Content-Length: {len(body or b'')}\r\n\r\n"
     async with asyncio.timeout(_PATIENCE_S):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
-            head += f"x-request-id: {request_id}\r\n" if request_id else ""
-            head += f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-            writer.write(head.encode() + body)
-            return _reply(await reader.read())
+            writer.write(head.encode() + (body or b""))
+            if data := await reader.read():
+                return _reply(data)
+            raise ConnectionError("the connection was closed")
         finally:
             writer.close()
 

@@ -11,12 +11,12 @@ from contextlib import suppress
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from anos import middleware
-from anos.errors import InvalidRequest, UnsupportedMedia
-from anos.state import BOUNDS, Bounds
+from anos.errors import InvalidRequest
+from anos.exchange import begin
+from anos.state import BOUNDS, GATEWAY, Bounds
 
 logger = logging.getLogger("anos")
 
@@ -102,12 +102,11 @@ class Connection(web.RequestHandler):
         """The envelope; neither it nor the log repeats the bytes that were sent."""
         if request.writer.output_size > 0:
             raise ConnectionError("The answer has begun.")
-        if isinstance(exc, ContentEncodingError):
-            response = middleware.answer(UnsupportedMedia())
-        elif status < 500:
+        if status < 500:
             response = middleware.answer(InvalidRequest("The request is not valid HTTP."))
         else:
             response = middleware.answer(exc or RuntimeError("unknown"))
+        response.headers.update(begin("", "other").answer_headers())
         response.force_close()
         return response
 
@@ -118,6 +117,8 @@ class Connection(web.RequestHandler):
         self._close = self._close or self._is_last
         if isinstance(resp, web.HTTPException):
             resp = middleware.answer(resp)
+        if not request.content.is_eof() and "Expect" in request.headers:
+            resp.force_close()  # the client need not send a body that nobody has asked for
         return super().finish_response(request, resp, start_time)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
@@ -159,7 +160,10 @@ class Server(web.Server):
         self._bounds = bounds
 
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, self._bounds, loop=self._loop, **self._kwargs)
+        # What is compressed goes to a handler, whose answer and row are like any other's.
+        return Connection(
+            self, self._bounds, loop=self._loop, auto_decompress=False, **self._kwargs
+        )
 
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -245,6 +249,8 @@ async def _serve(app: web.Application, host: str, port: int, reload: Callable[[]
             loop.add_signal_handler(number, ended.set)
         loop.add_signal_handler(signal.SIGHUP, reload)
         logger.info("listening on http://%s:%d", host, runner.addresses[0][1])
+        if app[GATEWAY].live.config.default_key:
+            logger.info("the master key is the published one: it works under localhost only")
         await ended.wait()
         logger.info("draining")
     finally:

@@ -10,6 +10,7 @@ import msgspec
 import orjson
 
 from anos.errors import UpstreamError, reported
+from anos.surrogates import mended
 
 # No answer has more tokens; what is beyond would leave the 64 bits of a sum before long.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
@@ -145,6 +146,9 @@ def read_body(body: bytes) -> dict[str, Any]:
     try:
         tree = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
+        whole = mended(body)
+        if whole is not body:
+            return read_body(whole)
         is_stream = body.lstrip().startswith((b"data:", b"event:", b":"))
         what = "an event stream" if is_stream else "something else"
         raise UpstreamError(f"The upstream sent {what} where JSON was asked for.") from exc

@@ -8,8 +8,9 @@ from typing import Any
 from msgspec import Struct
 
 from anos import queries
+from anos.admin_params import COLUMNS, Column
 from anos.errors import InvalidRequest
-from anos.queries import COLUMNS, SUMS, Which
+from anos.queries import SUMS, Which
 from anos.store import Store
 from anos.store_ledger import QUARTER_MS
 from guards.budgets import Window
@@ -24,7 +25,6 @@ _MOST_ROWS = 10_000
 _MOST_PERIODS = 2_000
 # No JSON of ours has larger integers: an upstream may say anything of its tokens.
 _MOST = 2**63 - 1
-STEPS = ("hour", "day", "month")
 
 
 class Question(Struct, frozen=True, kw_only=True):
@@ -35,7 +35,7 @@ class Question(Struct, frozen=True, kw_only=True):
 
     start_ms: int
     end_ms: int
-    columns: tuple[queries.Column, ...] = ()
+    columns: tuple[Column, ...] = ()
     step: str | None = None  # hour, day or month
     time_zone: str = "UTC"
     which: Which = Which()

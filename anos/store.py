@@ -7,7 +7,6 @@ nothing is copied from turn to turn, and no place is used twice.
 """
 
 import asyncio
-import fcntl
 import logging
 import os
 import sqlite3
@@ -16,9 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiosqlite
-
-from anos import store_reads
+from anos import store_file, store_reads
 from anos.schema import (
     Begin,
     ChangeRecord,
@@ -50,8 +47,9 @@ from anos.schema import (
     StoreUnavailable,
     UnknownItem,
 )
-from anos.statements import Schema, Statements, parse_schema
-from anos.store_writes import checkpoint_passive, commit, prepare, probe, restart_log
+from anos.statements import Statements
+from anos.store_file import Connection
+from anos.store_writes import commit, probe
 
 __all__ = [
     "Begin",
@@ -89,8 +87,6 @@ T = TypeVar("T")
 QUEUE_JOBS = 4096
 # 10 ms of work: no job waits long for the group before it.
 GROUP_JOBS = 256
-# Only a foreign program that writes to the file can make us wait.
-BUSY_S = 5.0
 # How often a store that cannot write tries again.
 PROBE_S = 1.0
 # 4 MB of log.
@@ -102,13 +98,6 @@ LOG_PAGES = 12 * 1024
 WAL_BYTES = 64 * 1024 * 1024
 
 
-class _Connection(aiosqlite.Connection):
-    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """What `function` returns on the connection's thread: one hop for all its statements."""
-        result: T = await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
-        return result
-
-
 class _Commit(asyncio.Future[Any]):
     """What became of a job; a task that waits for it is cancelled only after it is known."""
 
@@ -117,44 +106,11 @@ class _Commit(asyncio.Future[Any]):
         return False
 
 
-def _query_only(conn: sqlite3.Connection) -> None:
-    conn.execute("PRAGMA query_only = ON")
-
-
-async def _connect(path: Path) -> _Connection:
-    connect = partial(
-        sqlite3.connect, path, timeout=BUSY_S, isolation_level=None, cached_statements=256
-    )
-    connection = _Connection(connect, 64)
-    await connection
-    return connection
-
-
-def _read_schema(path: Path, sql: Path) -> Schema:
-    # Prompts and answers are nobody else's business; SQLite gives the log the same mode.
-    path.touch(mode=0o600)
-    return parse_schema(sql.read_text(encoding="utf-8"))
-
-
-def _claim(path: Path) -> int:
-    """A descriptor that keeps other gateways from the file; SQLite's own locks are of another kind.
-
-    To close it while the file is open in SQLite would end SQLite's locks.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise StoreFault("another gateway uses it") from None
-    return descriptor
-
-
 class Store:
     """Responses, their items and exchanges in one SQLite file; made by `open`, ended by `close`."""
 
     def __init__(
-        self, path: Path, sql: Statements, connections: list[_Connection], claim: int
+        self, path: Path, sql: Statements, connections: list[Connection], claim: int
     ) -> None:
         self.healthy = True
         self._claim: int | None = claim
@@ -183,17 +139,17 @@ class Store:
         Raises StoreFault with a sentence if the file cannot be used: not writable, not SQLite's,
         another program's, written by a newer program, or in use by another gateway.
         """
-        connections: list[_Connection] = []
+        connections: list[Connection] = []
         claim: int | None = None
         try:
-            schema = _read_schema(path, sql)
-            claim = _claim(path)
-            connections.append(await _connect(path))
-            await connections[0].run(partial(prepare, schema, synchronous))
-            connections.append(await _connect(path))
+            schema = store_file.read_schema(path, sql)
+            claim = store_file.claim(path)
+            connections.append(await store_file.connect(path))
+            await connections[0].run(partial(store_file.prepare, schema, synchronous))
+            connections.append(await store_file.connect(path))
             for _ in range(2):
-                connections.append(await _connect(path))
-                await connections[-1].run(_query_only)
+                connections.append(await store_file.connect(path))
+                await connections[-1].run(store_file.query_only)
         except BaseException as exc:  # the threads of open connections would outlive the process
             for connection in connections:
                 await connection.close()
@@ -388,7 +344,7 @@ class Store:
 
     async def _checkpoint(self) -> None:
         try:
-            self._log_pages = await self._checkpointer.run(checkpoint_passive)
+            self._log_pages = await self._checkpointer.run(store_file.checkpoint_passive)
         except sqlite3.Error as exc:
             LOG.warning("the log of the database cannot be emptied: %s", exc)
 
@@ -400,7 +356,7 @@ class Store:
         self._reading_allowed.clear()
         truncate = self._log_bytes() > WAL_BYTES
         try:
-            done = await self._writer.run(partial(restart_log, BUSY_S, truncate))
+            done = await self._writer.run(partial(store_file.restart_log, truncate))
         except sqlite3.Error as exc:
             done = False
             LOG.warning("the log of the database cannot be emptied: %s", exc)

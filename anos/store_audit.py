@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from anos.audit import (
-    BODY_DIGESTS,
     LOGS,
     START,
     Bodies,
@@ -42,8 +41,7 @@ SHRINK_PAGES = 256
 VERIFY_BODY_BYTES = 4 * 1024 * 1024
 _PART_BYTES = 256 * 1024
 
-_FIRST = {"exchanges": "first_exchange", "changes": "first_change"}
-_LAST = {"exchanges": "last_exchange", "changes": "last_change"}
+_EXPORT = {"exchanges": "export_exchanges", "changes": "changes_after"}
 # Where a row has its time.
 _TIME = {"exchanges": 3, "changes": 1}
 
@@ -59,18 +57,14 @@ def verify_page(verifier: Verifier, limit: int, sql: Statements, conn: sqlite3.C
     At most `limit`, and fewer where large bodies are kept with them.
     """
     with transaction(conn, "DEFERRED"):
-        page = conn.execute(
-            sql.text[f"{verifier.log}_after"], {"seq": verifier.seq, "limit": limit}
-        )
-        if verifier.log == "exchanges":
-            rows, bodies = _with_bodies(page, conn)
-        else:
-            rows, bodies = page.fetchall(), {}
-        is_at_end = page.fetchone() is None and len(rows) < limit
-        page.close()  # what is left of it would keep the log from starting over
-        first = conn.execute(sql.text[_FIRST[verifier.log]]).fetchone()[0]
+        page = rows = _rows_after(verifier.log, verifier.seq, limit, sql, conn)
+        bodies: dict[int, Bodies] = {}
+        if verifier.log == "exchanges" and page:
+            rows, bodies = _with_bodies(page, sql, conn)
+        first = conn.execute(sql.text[f"start_of_{verifier.log}"]).fetchone()[0]
         signed = checkpoints(verifier.log, sql, conn)
     verifier.feed(first, rows, signed, bodies)
+    is_at_end = len(rows) == len(page) < limit
     return not is_at_end and verifier.broken is None
 
 
@@ -81,7 +75,7 @@ def checkpoints(log: Log, sql: Statements, conn: sqlite3.Connection) -> list[Sig
 
 def head(log: Log, sql: Statements, conn: sqlite3.Connection) -> tuple[int, bytes]:
     """seq and digest of the newest row; of none, or of one without a digest, START."""
-    seq, digest = conn.execute(sql.text[_LAST[log]]).fetchone() or (0, START)
+    seq, digest = conn.execute(sql.text[f"end_of_{log}"]).fetchone() or (0, START)
     return seq, digest or START
 
 
@@ -97,7 +91,7 @@ class Cursor:
 
 def export_page(cursor: Cursor, limit: int, sql: Statements, conn: sqlite3.Connection) -> bytes:
     """The next `limit` rows of an export; the first page of CSV has the heading."""
-    found = conn.execute(sql.text[f"export_{cursor.log}"], {**cursor.values, "limit": limit})
+    found = conn.execute(sql.text[_EXPORT[cursor.log]], {**cursor.values, "limit": limit})
     names = [column[0] for column in found.description]
     rows = found.fetchall()
     heading = cursor.form == "csv" and cursor.values["seq"] == 0
@@ -218,43 +212,35 @@ def _can_shrink(conn: sqlite3.Connection) -> bool:
 def _rows_after(
     log: Log, seq: int, limit: int, sql: Statements, conn: sqlite3.Connection
 ) -> list[tuple[Any, ...]]:
-    return conn.execute(sql.text[f"{log}_after"], {"seq": seq, "limit": limit}).fetchall()
+    values = {"seq": seq, "limit": limit, "since_ms": None, "until_ms": None}
+    return conn.execute(sql.text[f"{log}_after"], values).fetchall()
 
 
 def _with_bodies(
-    page: sqlite3.Cursor, conn: sqlite3.Connection
+    page: list[tuple[Any, ...]], sql: Statements, conn: sqlite3.Connection
 ) -> tuple[list[tuple[Any, ...]], dict[int, Bodies]]:
     """The first exchanges of a page and what is kept with them, as far as one step goes."""
-    rows: list[tuple[Any, ...]] = []
     bodies: dict[int, Bodies] = {}
     room = VERIFY_BODY_BYTES
-    for row in page:
-        rows.append(row)
-        request, response = row[BODY_DIGESTS]
-        if request is None and response is None:
-            continue
-        sent, sent_bytes = (None, 0) if request is None else _body("request", row[0], conn)
-        said, said_bytes = (None, 0) if response is None else _body("response", row[0], conn)
-        bodies[row[0]] = sent, said
-        room -= sent_bytes + said_bytes
+    span = {"first": page[0][0], "last": page[-1][0]}
+    for seq, sent_bytes, said_bytes in conn.execute(sql.text["sizes_of_bodies"], span).fetchall():
+        bodies[seq] = (
+            None if sent_bytes is None else _digest("request", seq, conn),
+            None if said_bytes is None else _digest("response", seq, conn),
+        )
+        room -= (sent_bytes or 0) + (said_bytes or 0)
         if room <= 0:
-            break
-    return rows, bodies
+            return [row for row in page if row[0] <= seq], bodies
+    return page, bodies
 
 
-def _body(column: str, seq: int, conn: sqlite3.Connection) -> tuple[str | None, int]:
-    """SHA-256 and size of a body, read in parts; None if it is not there."""
-    try:
-        blob = conn.blobopen("bodies", column, seq, readonly=True)
-    except sqlite3.OperationalError as exc:
-        if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # that says: no such row, or NULL
-            raise
-        return None, 0
+def _digest(column: str, seq: int, conn: sqlite3.Connection) -> str:
+    """SHA-256 of a body, read in parts."""
     digest = sha256()
-    with blob:
+    with conn.blobopen("bodies", column, seq, readonly=True) as blob:
         while part := blob.read(_PART_BYTES):
             digest.update(part)
-        return digest.hexdigest(), len(blob)
+    return digest.hexdigest()
 
 
 def _put(log: Log, unsigned: Signed, sql: Statements, conn: sqlite3.Connection) -> None:

@@ -70,7 +70,7 @@ class LedgerRows:
 
     def log(self, change: ChangeRecord) -> None:
         """Append to the log of changes."""
-        row = self._conn.execute(self._sql.text["last_change"]).fetchone()
+        row = self._conn.execute(self._sql.text["end_of_changes"]).fetchone()
         seq, digest = row or (0, START)
         values = msgspec.structs.astuple(change)
         digest = link(self._sql.secret, digest, (seq + 1, *values))
@@ -111,7 +111,7 @@ class LedgerRows:
 
     def _insert_exchanges(self, exchanges: list[ExchangeRecord]) -> None:
         if self.end is None:
-            row = self._conn.execute(self._sql.text["last_exchange"]).fetchone()
+            row = self._conn.execute(self._sql.text["end_of_exchanges"]).fetchone()
             seq, digest = row or (0, START)
             digest = digest or START  # the row is older than the digests
         else:

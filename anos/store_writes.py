@@ -29,9 +29,8 @@ from anos.schema import (
     Step,
     StoreError,
     StoreFailed,
-    StoreFault,
 )
-from anos.statements import Ends, Schema, Statements
+from anos.statements import Ends, Statements
 from anos.store_ledger import PAGE_BYTES, LedgerRows, insert_rows
 from anos.store_reads import find, sums, transaction
 
@@ -43,8 +42,6 @@ BLOB_BYTES = 16 * 1024
 RETIRE_ROWS = 500
 # What one step of upkeep writes to the log, about.
 STEP_PAGES = 256
-# The longest a foreign reader can hold up the writer when the log starts over.
-RESTART_BUSY_MS = 250
 
 # Faults of one job's values. Anything else SQLite raises is a fault of the file, and the group's.
 _OWN_FAULTS = (
@@ -203,18 +200,19 @@ class _Batch:
 
     def finish(self, job: Finish) -> None:
         self.pages += self.ledger.add(job.exchange)
-        row = find(self.conn, self.sql, job.project, job.response_id)
+        ended = job.response
+        row = find(self.conn, self.sql, ended.project, ended.id)
         if row.status not in IN_FLIGHT:
-            raise NotFoundInStore(f"{job.response_id} has already ended")
-        end_place = self.add_items(job.project, row.seq, row.output_place, job.output)
-        self.parents.pop(job.response_id, None)
+            raise NotFoundInStore(f"{ended.id} has already ended")
+        end_place = self.add_items(ended.project, row.seq, row.output_place, ended.output)
+        self.parents.pop(ended.id, None)
         self.query(
             "finish_response",
             seq=row.seq,
             end_place=end_place,
-            status=job.status,
-            completed_ms=job.completed_ms,
-            body=job.body,
+            status=ended.status,
+            completed_ms=ended.completed_ms,
+            body=ended.body,
         )
 
     def delete(self, job: Delete) -> None:
@@ -325,48 +323,3 @@ def commit(jobs: list[Job], sql: Statements, conn: sqlite3.Connection) -> Outcom
 def probe(sql: Statements, conn: sqlite3.Connection) -> None:
     for name in ("probe_write", "probe_clear"):
         conn.execute(sql.text[name])
-
-
-def prepare(schema: Schema, synchronous: str, conn: sqlite3.Connection) -> None:
-    """Bring the file to the newest version, each migration and its number in one transaction."""
-    version = conn.execute("PRAGMA user_version").fetchone()[0]
-    newest = len(schema.migrations)
-    if version > newest:
-        raise StoreFault(
-            f"it is of version {version}, this program knows up to {newest}: use a newer program"
-        )
-    if version == 0 and conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-        raise StoreFault("it is a SQLite database of another program")
-    # Free pages can go back to the disk; only a new file learns that, before anything is in it.
-    conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    conn.execute("PRAGMA journal_mode = WAL")
-    # NORMAL survives the death of the process, FULL also that of the machine.
-    conn.execute(
-        "PRAGMA synchronous = FULL" if synchronous == "full" else "PRAGMA synchronous = NORMAL"
-    )
-    # A checkpoint inside a commit would make that group slow: see Store._tend_log.
-    conn.execute("PRAGMA wal_autocheckpoint = 0")
-    for number, script in enumerate(schema.migrations[version:], version + 1):
-        try:
-            conn.executescript(
-                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;"
-            )
-        except sqlite3.Error:
-            if conn.in_transaction:
-                conn.execute("ROLLBACK")
-            raise
-
-
-def checkpoint_passive(conn: sqlite3.Connection) -> int:
-    """Pages in the log; those that no reader needs are in the main file afterwards."""
-    pages: int = conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
-    return pages
-
-
-def restart_log(busy_s: float, truncate: bool, conn: sqlite3.Connection) -> bool:
-    """Empty the log; False if a reader of another program is in the way."""
-    conn.execute(f"PRAGMA busy_timeout = {RESTART_BUSY_MS}")
-    mode = "TRUNCATE" if truncate else "RESTART"
-    busy = conn.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()[0]
-    conn.execute(f"PRAGMA busy_timeout = {int(busy_s * 1000)}")
-    return not busy

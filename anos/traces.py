@@ -11,6 +11,7 @@ from itertools import islice
 import msgspec
 
 from anos.exchange import Exchange
+from anos.pricing import Bound
 from anos.store import ReservationRecord, Reserve, Store
 
 # Most refusals and cached answers are over by then, and no model is.
@@ -39,9 +40,7 @@ class Traces:
         """A call has ended, or never was one."""
         self._calls.pop(exchange, None)
 
-    def record(
-        self, exchange: Exchange, micro: int, tokens: tuple[int, int], charged_ms: int
-    ) -> ReservationRecord:
+    def record(self, exchange: Exchange, bound: Bound, charged_ms: int) -> ReservationRecord:
         """The reservation to write: it ends with the exchange, and ends an earlier one."""
         caller = exchange.caller
         assert caller is not None
@@ -57,13 +56,13 @@ class Traces:
             exchange.model,
             exchange.client,
             exchange.counted,
-            *tokens,
-            micro,
+            bound.input_tokens,
+            bound.output_tokens,
+            bound.micro_usd,
             charged_ms,
         )
-        return ReservationRecord(
-            exchange.reservation, micro, caller.key, caller.project, _encode(lost), replaces
-        )
+        held = bound.micro_usd, caller.key, caller.project
+        return ReservationRecord(exchange.reservation, *held, _encode(lost), replaces)
 
     def _sweep(self) -> None:
         """Write what has run for a moment; comes again while there is any call."""
@@ -72,7 +71,7 @@ class Traces:
                 break
             # What it holds of limits of tokens counts there after the crash.
             tokens = 0 if exchange.grant is None else exchange.grant.held
-            record = self.record(exchange, 0, (tokens, 0), exchange.started_ms)
+            record = self.record(exchange, Bound(tokens, 0, 0), exchange.started_ms)
             self._store.submit(Reserve(record))
         loop = asyncio.get_running_loop()
         self._sweeping = loop.call_later(_MOMENT_S, self._sweep) if self._calls else None

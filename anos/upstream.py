@@ -18,7 +18,7 @@ from aiohttp.streams import StreamReader
 from yarl import URL
 
 from anos.config_sections import Provider
-from anos.errors import UpstreamError, UpstreamTimeout
+from anos.errors import UpstreamError, UpstreamTimeout, word_of
 
 # Larger than any model writes, and a bound on what one upstream can make us hold.
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -30,7 +30,10 @@ _READ_BUFFER_BYTES = 2**18
 MODERATIONS = "/moderations"
 _PATHS = {"responses": "/responses", "chat": "/chat/completions"}
 _PASSED_HEADERS = ("retry-after", "retry-after-ms")
-_is_delay = re.compile(r"[A-Za-z0-9 ,:.+-]{1,64}").fullmatch
+# Seconds, or a date as HTTP writes it: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+_is_delay = re.compile(
+    r"\d{1,12}(\.\d{1,6})?|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT"
+).fullmatch
 # A vendor's explanation is a sentence or two; what is longer quotes the request.
 _MESSAGE_CHARS = 4096
 _OUR_FAULT = frozenset({401, 402, 403, 407})
@@ -322,6 +325,9 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, secret: str) -
         text = value if isinstance(value, str) else ""
         return (text.replace(secret, "***") if secret else text)[:_MESSAGE_CHARS]
 
+    def word(name: str) -> str:
+        return word_of(shown(error.get(name)))
+
     error = _error_of(body)
     passed = {name: shown(headers[name]) for name in _PASSED_HEADERS if name in headers}
     passed = {name: value for name, value in passed.items() if _is_delay(value)}
@@ -332,9 +338,9 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, secret: str) -
     return UpstreamError(
         shown(error.get("message")) or f"The upstream answered with status {status}.",
         status=status,
-        type=shown(error.get("type")) or kind_of_all,
-        param=shown(error.get("param")),
-        code=shown(error.get("code")) or "upstream_error",
+        type=word("type") or kind_of_all,
+        param=word("param"),
+        code=word("code") or "upstream_error",
         headers=passed,
     )
 

@@ -5,19 +5,21 @@ came of that with `judged`. Where the windows end follows from the events alone 
 the bytes were cut, unless whoever drives it judges what waits early, because of the time.
 """
 
+import logging
 from collections import deque
 from typing import Any
 
-import orjson
 from msgspec import Struct, field
 
-from anos import sse
 from anos.errors import UpstreamError
 from anos.extract import Found
 from anos.extract_readers import is_name
 from anos.items import Answer
 from anos.scanner_parts import Dialect, Event, Part, Piece, Reading
+from anos.scanner_runs import read_event
 from anos.stream import Stream
+
+logger = logging.getLogger("anos")
 
 # A few sentences: more is judged better, but is waited for longer, and costs fewer questions.
 WINDOW_CHARS = 1_000
@@ -42,14 +44,22 @@ class Said(Struct, eq=False):
 
 
 class Windows:
-    """The stream `inner`; with `holds` its events wait for the verdict, otherwise they pass."""
+    """The stream `inner`; with `holds` its events wait for the verdict, otherwise they pass.
 
-    def __init__(self, inner: Stream, dialect: Dialect, *, holds: bool) -> None:
+    At an event that cannot be looked at the stream ends as at a violation if `on_error` is block;
+    otherwise it passes.
+    """
+
+    def __init__(
+        self, inner: Stream, dialect: Dialect, *, holds: bool, on_error: str = "block"
+    ) -> None:
         self.ended = False
+        self.error = ""  # "failed" from then on
         self.is_blocked = False
         self._inner = inner
         self._dialect = dialect
         self._holds = holds
+        self._blocks_on_error = on_error == "block"
         self._failure: UpstreamError | None = None
         self._is_aborted = False
         self._answer: Answer | None = None  # of `inner`, from its end on
@@ -168,34 +178,47 @@ class Windows:
         while self._unread and not (self._holds and self._is_full):
             self._take(self._unread.popleft() + b"\n\n", out)
         if self._answer is not None and not self._unread and not self._is_cut:
-            self._hear_end(self._answer)
+            try:
+                self._hear_end(self._answer)
+            except Exception as exc:
+                self._missed(exc)
         return b"".join(out)
 
     def _take(self, raw: bytes, out: list[bytes]) -> None:
-        name, data = sse.parse(raw)
-        raw = sse.encode(name, data)  # comments and the like are nobody's text
         try:
-            event = orjson.loads(data)
-            # The first one is read in full: from that the dialect knows what all have.
-            piece = self._dialect.delta(event) if self._said else None
+            raw, event = read_event(raw)
+            piece = self._dialect.delta(event)
+        except (ValueError, KeyError):
+            self._failure = UpstreamError(_UNREADABLE)
+            self._drop()
+            return
+        try:
             if piece is not None:
                 self._hear_piece(piece)
             else:
                 self._hear(self._dialect.read(event))
-        except (ValueError, TypeError, AttributeError, KeyError):
-            self._failure = UpstreamError(_UNREADABLE)
-            self._drop()
-            return
+        except Exception as exc:
+            self._missed(exc)
+            if self.is_blocked:
+                return
         if self._chars and self._holds:
             self._waiting.append((raw, event))
             self._waiting_bytes += len(raw)
         else:
             out.append(self._sent(raw, event))
 
+    def _missed(self, exc: Exception) -> None:
+        logger.error("a guard failed: %s", type(exc).__name__)  # its message may quote the text
+        self.error = "failed"
+        if self._blocks_on_error:
+            self.is_blocked = self.ended = True
+            self._drop()
+
     def _hear(self, reading: Reading) -> None:
         for part in reading.ends:
-            if (said := self._said.pop(part, None)) is not None:
+            if (said := self._said.get(part)) is not None:
                 self._known.add("".join(said.pieces))
+                said.pieces = []
         for found in reading.texts:
             self._hear_whole(found)
         for piece in reading.pieces:

@@ -34,8 +34,8 @@ from anos import secret  # noqa: E402
 from anos.audit import START, link  # noqa: E402
 from anos.config_sections import Server  # noqa: E402
 from anos.statements import Statements, parse_schema  # noqa: E402
+from anos.store_file import prepare  # noqa: E402
 from anos.store_ledger import QUARTER_MS, insert_rows  # noqa: E402
-from anos.store_writes import prepare  # noqa: E402
 
 DAY_MS = 86_400_000
 DAYS = 90

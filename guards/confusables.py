@@ -13,31 +13,31 @@ import re
 import unicodedata
 
 _LOOK_ALIKE = {
-    "a": "аαɑⲁꭺᎪᗅΑАⱯªα",
-    "b": "ЬьвВβΒᏏᖯƄɃʙᗷᛒБ",
+    "a": "аαɑⲁꭺᎪᗅΑАⱯªαꓮ",
+    "b": "ЬьвВβΒᏏᖯƄɃʙᗷᛒБᏴꓐ",
     "c": "сСϲϹᏟⲥꓚ¢ↄ",
-    "d": "ԁᎠᗞꓒժ",
+    "d": "ԁᎠᗞꓒժᏧꓓ",
     "e": "еЕεΕᎬⲉєЄɛэꓰ€ҽ",
     "f": "ϝϜꓝքƒ",
     "g": "ɡցԌᏀƍꓖ",
-    "h": "һНнΗᎻհⲏꓧԋ",
-    "i": "іІιΙӏⲓ¡ıꓲɩᎥ",
+    "h": "һНнΗᎻհⲏꓧԋᏂ",
+    "i": "іІιΙӏⲓ¡ıꓲɩᎥᏆ",
     "j": "јЈϳᎫյꓙ",
     "k": "кКκΚᏦⲕꓗĸ",
     "l": "Ꮮꓡ£ʟӀǀ",
     "m": "мМΜᎷⲙꓟϻ",
     "n": "пΝոռηᴎꓠⲛ",
-    "o": "оОοΟօσⲟꓳჿ",
+    "o": "оОοΟօσⲟꓳჿᎾ",
     "p": "рРρΡᏢⲣꓑ",
     "q": "ԛգզႳ",
-    "r": "гᎡꓣⲅɼя",
-    "s": "ѕЅՏᏚꓢʂ§",
+    "r": "гᎡꓣⲅɼяᏒ",
+    "s": "ѕЅՏᏚꓢʂ§Ꮥ",
     "t": "тТτΤᎢⲧꓔ†",
     "u": "υսцꓴʋ",
     "v": "νѵᏙѴꓦ",
-    "w": "ԝωѡᎳԜꓪшա",
+    "w": "ԝωѡᎳԜꓪшաᏔ",
     "x": "хХχΧⲭꓫ×",
-    "y": "уУγΥҮүყᎩꓬ¥ʏ",
+    "y": "уУγΥҮүყᎩꓬ¥ʏᎽ",
     "z": "ᏃΖꓜʐⲍ",
 }
 
@@ -65,8 +65,9 @@ LEET: dict[str, str] = SYMBOLS | {
 }
 
 _NAMED = (
-    r"(?:NEGATIVE (?:CIRCLED|SQUARED) |REGIONAL INDICATOR SYMBOL |MODIFIER |LATIN |CROSSED |SMALL "
-    r"|CAPITAL |LETTER |TURNED |REVERSED |INVERTED |SCRIPT |BLACKLETTER |DOTLESS |OPEN |BARRED )+"
+    r"(?:NEGATIVE (?:CIRCLED|SQUARED) |PARENTHESIZED |TORTOISE SHELL BRACKETED "
+    r"|REGIONAL INDICATOR SYMBOL |MODIFIER |LATIN |CROSSED |SMALL |CAPITAL |LETTER "
+    r"|TURNED |REVERSED |INVERTED |SCRIPT |BLACKLETTER |DOTLESS |OPEN |BARRED )+"
     r"([A-Z])(?: WITH .*)?"
 )
 # Compiled for the first character beyond ASCII.

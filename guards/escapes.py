@@ -4,6 +4,8 @@ import functools
 import re
 from collections.abc import Sequence
 
+from guards.turns import Turns, at_once
+
 # Two escapes for one character beyond the first 65,536 are taken together.
 _ESCAPE = (
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[\"\\/bfnrt])"
@@ -13,6 +15,8 @@ _UNFINISHED = (
     r"|u[0-9a-fA-F]{0,3})?\Z"
 )
 _SHORT = (*zip("/bfnrt", "/\b\f\n\r\t", strict=True), ('"', '"'))
+# So many escapes are a turn.
+_TURN = 16_384
 # Compiled when there is an escape: it takes a millisecond.
 _compiled = functools.cache(re.compile)
 
@@ -44,9 +48,14 @@ def _string(inside: str) -> str:
 
 def origins(text: str, indexes: Sequence[int]) -> list[int]:
     """Where in `text` the characters of `plain(text)` come from; `indexes` in order."""
+    return at_once(tracing(text, indexes))
+
+
+def tracing(text: str, indexes: Sequence[int]) -> Turns[list[int]]:
+    """As `origins`, in turns."""
     places: list[int] = []
     removed = count = 0
-    for escape in _compiled(_ESCAPE).finditer(text):
+    for number, escape in enumerate(_compiled(_ESCAPE).finditer(text), 1):
         before = escape.start() - removed
         while count < len(indexes) and indexes[count] <= before:
             places.append(indexes[count] + removed)
@@ -54,6 +63,8 @@ def origins(text: str, indexes: Sequence[int]) -> list[int]:
         if count == len(indexes):
             break
         removed += escape.end() - escape.start() - 1
+        if number % _TURN == 0:
+            yield
     return places + [index + removed for index in indexes[count:]]
 
 

@@ -3,7 +3,7 @@
 import bisect
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from ahocorasick_rs import BytesAhoCorasick, Implementation
@@ -15,10 +15,13 @@ from guards.places import WIDEST as WIDEST
 from guards.places import Found as Found
 from guards.places import Places, Surroundings
 from guards.spelling import Spelling
+from guards.turns import Turns, at_once
 
 # Long texts are taken piece by piece, which bounds the memory.
 _BLOCK = 32_768
 _MOST_MATCHES = 100
+# A turn is so many characters long, which take some milliseconds at most.
+_TURN = 65_536
 
 
 class Phrase(msgspec.Struct, frozen=True):
@@ -98,7 +101,7 @@ class Rules:
         for index, text in enumerate(self._texts):
             for form in normalise.forms(text):
                 if not form:
-                    raise ValueError(f"the phrase {text!r} has no letter and no digit")
+                    raise ValueError("a phrase has no letter and no digit")
                 self.forms.setdefault(form.replace(b" ", b""), []).append(index)
         self._owners = list(self.forms.values())
         self._beginnings: tuple[Beginnings, Beginnings] | None = None
@@ -113,7 +116,7 @@ class Rules:
     def _what_follows(self) -> dict[int, list[str]]:
         """The forms that only phrases like "C++" have, and what must stand after each."""
         followed: dict[int, list[str]] = {}
-        signs = {index for index, text in enumerate(self._texts) if not text[-1].isalnum()}
+        signs = self._ending_in_signs()
         for form, owners in enumerate(self._owners):
             if signs.issuperset(owners):
                 after = [self._spelling(index).after for index in owners]
@@ -121,20 +124,48 @@ class Rules:
                     followed[form] = after
         return followed
 
+    def _ending_in_signs(self) -> set[int]:
+        return {index for index, text in enumerate(self._texts) if not text[-1].isalnum()}
+
     def scan(self, text: str) -> list[Match]:
         """The matches in `text` in order, at most 100."""
-        return self._matches(text, _MOST_MATCHES)
+        return at_once(self.steps(text, most=_MOST_MATCHES))
 
     def first(self, text: str) -> Match | None:
         """A match in `text`, if there is one: as `scan`, without looking for more."""
-        matches = self._matches(text, 1)
+        matches = at_once(self.steps(text, most=1))
         return matches[0] if matches else None
 
     def scan_json(self, text: str) -> list[Match]:
         """As `scan`, of what the strings in a text of JSON mean; positions are those in `text`."""
-        matches = self.scan(escapes.plain(text))
+        return at_once(self.steps(text, is_json=True, most=_MOST_MATCHES))
+
+    def steps(
+        self, text: str, *, is_json: bool = False, most: int | None = None
+    ) -> Turns[list[Match]]:
+        """The matches in `text` in order, in turns; with `most` so many are enough.
+
+        `is_json`: of what the strings in a text of JSON mean; positions are those in `text`.
+        """
+        plain = escapes.plain(text) if is_json else text
+        matches: list[Match] = []
+        done = 0
+        for found, size in self._pieces(plain, most):
+            matches += found
+            if most is not None and len(matches) >= most:
+                break
+            done += size
+            if done >= _TURN:
+                done = 0
+                yield
+        if matches and (self.patterns or not plain.isascii()):
+            matches = [match for match, _ in itertools.groupby(sorted(matches))]
+        matches = matches[:most]
+        if plain == text or not matches:
+            return matches
         ends = sorted({at for match in matches for at in (match.start, match.end)})
-        places = dict(zip(ends, escapes.origins(text, ends), strict=True))
+        origins = yield from escapes.tracing(text, ends)
+        places = dict(zip(ends, origins, strict=True))
         return [
             msgspec.structs.replace(match, start=places[match.start], end=places[match.end])
             for match in matches
@@ -145,8 +176,9 @@ class Rules:
         read_as = "".join(letters.SPELT[ord(char)] for char in text)
         return Explanation(read_as, self.scan(text))
 
-    def _matches(self, text: str, most: int) -> list[Match]:
-        matches: set[Match] = set()
+    def _pieces(self, text: str, most: int | None) -> Iterator[tuple[Iterable[Match], int]]:
+        """The matches of each piece of work, those of phrases in order, and how many characters
+        were looked at."""
         # A phrase may yet turn out to be allowed, by what began before the block; without such a
         # list a few are enough.
         has_allowed = len(self._texts) > len(self.phrases)
@@ -154,15 +186,20 @@ class Rules:
         for start in range(0, len(text), _BLOCK):
             first, end = max(start - before, 0), start + _BLOCK
             found = self.phrases_in(text, first, end + WIDEST, is_whole=True, most=enough)
+            matches: Iterable[Match] = ()
             if found:
-                matches.update(match for match in self.told(found) if start <= match.start < end)
-                if len(matches) >= most:
-                    break
-        if self.patterns and len(matches) < most:
-            for index, at, to in self.all_patterns.matches(text):
-                pattern = self.patterns[index]
-                matches.add(Match(at, to, pattern.rule, pattern.group))
-        return sorted(matches)[:most] if matches else []
+                told = self.told(found)
+                matches = sorted({match for match in told if start <= match.start < end})
+            yield matches, min(_BLOCK, len(text) - start)
+        if self.patterns:
+            for places, size in self.all_patterns.pieces(text):
+                yield map(self._of_pattern, places), size
+        if not text.isascii() and letters.has_tags(text):
+            yield from self._pieces(letters.tags_of(text), most)
+
+    def _of_pattern(self, place: Found) -> Match:
+        pattern = self.patterns[place[0]]
+        return Match(place[1], place[2], pattern.rule, pattern.group)
 
     def told(self, found: Sequence[Found]) -> Iterator[Match]:
         """The matches among `found`, without those inside something allowed."""
@@ -248,9 +285,13 @@ class Rules:
         if self._beginnings is None:
             forms = [normalise.forms(text) for text in self._texts]
             allowed = forms[len(self.phrases) :]
+            signs: dict[bytes, int] = {}
+            for index in self._ending_in_signs():
+                for form in (each.replace(b" ", b"") for each in forms[index]):
+                    signs[form] = max(signs.get(form, 0), len(self._spelling(index).after))
             self._beginnings = (
-                Beginnings(itertools.chain.from_iterable(forms)),
-                Beginnings(itertools.chain.from_iterable(allowed)),
+                Beginnings(itertools.chain.from_iterable(forms), signs),
+                Beginnings(itertools.chain.from_iterable(allowed), signs),
             )
         return self._beginnings
 
@@ -273,9 +314,8 @@ def _digest(rules: object) -> str:
 def _check_width(pattern: str) -> None:
     widest = width(pattern)
     if widest is None:
-        raise ValueError(f"the pattern {pattern!r} has no greatest width; bound its repeats")
+        raise ValueError("a pattern has no greatest width; bound its repeats")
     if widest > WIDEST_OUTPUT:
         raise ValueError(
-            f"the pattern {pattern!r} is up to {widest} characters wide; "
-            f"for output {WIDEST_OUTPUT} is the most"
+            f"a pattern is up to {widest} characters wide; for output {WIDEST_OUTPUT} is the most"
         )

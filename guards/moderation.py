@@ -224,8 +224,8 @@ class _Answer(Struct):
 def parse_endpoint(body: bytes) -> Verdict:
     """The verdict in the answer of POST /moderations; of several results the highest scores.
 
-    Without scores a category is 1 or 0. Categories that OpenAI does not have are kept. Raises
-    ValueError for an answer that is misshapen or contradicts itself.
+    Of a category without a score it is 1 or 0. Categories that OpenAI does not have are kept.
+    Raises ValueError for an answer that is misshapen or contradicts itself.
     """
     try:
         answer = msgspec.json.decode(body, type=_Answer)
@@ -235,14 +235,18 @@ def parse_endpoint(body: bytes) -> Verdict:
 
 
 def _scores(result: _Result) -> dict[str, float]:
-    said = {name: bool(value) for name, value in (result.categories or {}).items()}
-    scores = result.category_scores
-    if not said and not scores:
-        raise ValueError("neither categories nor scores")
-    if max(len(said), len(scores or ())) > 64:
+    categories, scores = result.categories or {}, result.category_scores or {}
+    if max(len(categories), len(scores)) > 64:
         raise ValueError("too many categories")
+    said = {name: value for name, value in categories.items() if value is not None}
+    found = {name: float(value) for name, value in said.items()}
+    found |= {name: score for name, score in scores.items() if score is not None}
+    if not found:
+        raise ValueError("neither categories nor scores")
     if said and result.flagged is not None and result.flagged != any(said.values()):
         raise ValueError("flagged contradicts the categories")
-    if scores is None:
-        return {name: float(value) for name, value in said.items()}
-    return {name: score for name, score in scores.items() if score is not None}
+    if any(value and not found[name] for name, value in said.items()):
+        raise ValueError("the categories contradict the scores")
+    if result.flagged and not any(found.values()):
+        raise ValueError("flagged contradicts the scores")
+    return found

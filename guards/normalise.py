@@ -10,11 +10,11 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from guards.confusables import LEET, SYMBOLS
 from guards.letters import JOINT as JOINT
-from guards.letters import is_letter, is_spaceless, spell
+from guards.letters import is_letter, is_raised, is_spaceless, spell
 from guards.pages import Pages, ideograph, letter
 
 _MOST_FORMS = 16
@@ -29,10 +29,18 @@ _SHORT = 64
 
 
 def _classes_of(code: int) -> str:
-    return "".join(map(_class, spell(chr(code))))
+    char = chr(code)
+    return class_of_all(char, spell(char))
 
 
-def _class(char: str) -> str:
+def class_of_all(char: str, spelt: str) -> str:
+    """The classes of all that is read at a character."""
+    classes = "".join(map(class_of, spelt))
+    return f" {classes} " if classes.strip() and is_raised(char) else classes
+
+
+def class_of(char: str) -> str:
+    """The class of one character that is read."""
     if char < "\x80":
         return _ASCII[ord(char)]
     if is_spaceless(char):
@@ -154,30 +162,6 @@ def forms(phrase: str) -> list[bytes]:
     if math.prod(map(len, spread)) > _MOST_FORMS:
         spread = [[b"".join([choices[pick] for choices in spread]) for pick in (0, -1)]]
     return [b"".join(form) for form in itertools.product(*spread)]
-
-
-def readings_apart(seen: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
-    """Each way to read the symbols of short `classes`, and its pieces; as letters each is one."""
-    without = seen.translate(_NO_SIGNS)
-    yield without, without.split()
-    if without == seen:
-        return
-    for way in (seen, seen.translate(_FEWER_SIGNS)):
-        apart = way
-        for sign, read_as in zip(_SIGNS, _SIGN_LETTERS, strict=True):
-            if sign in apart:
-                apart = apart.replace(bytes([sign]), b" %c " % read_as)
-        yield way, apart.split()
-
-
-def ways_apart(seen: bytes) -> list[list[bytes]]:
-    """The pieces of short `classes` for each way to read its symbols."""
-    return [pieces for _, pieces in readings_apart(seen)]
-
-
-def without_repeats(seen: bytes) -> bytes:
-    """Short `classes` with every letter that is repeated written once."""
-    return _REPEAT.sub(rb"\1", seen)
 
 
 # By size in bytes: 0x7f and 0x80 in each.

@@ -1,20 +1,21 @@
 """Regular expressions on RE2: linear in the text whatever the expression, and of known width."""
 
+import bisect
 import functools
 import re
 import unicodedata
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from guards.letters import JOINT
+from guards.letters import IGNORABLE, JOINT
 
 # A wider pattern would hold back too much of a stream.
 WIDEST_OUTPUT = 256
 
-_UNSEEN = (
-    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
-    "\U000e0000-\U000e01ef" + JOINT + "]+"
-)
+_UNSEEN = f"[{IGNORABLE}{JOINT}]+"
+# Those of Hangul, and its final consonants.
+_VOWELS = "[\u1160-\u11ff]"
 _ATOM = (
     r"(?s)\\Q(?P<literal>.*?)(?:\\E|$)|\\x\{[0-9A-Fa-f]+\}|\\x[0-9A-Fa-f]{2}|\\[0-7]{3}"
     r"|\\[pP](?:\{[^}]*\}|.)|(?P<empty>\\[AbBz]|\^|\$)|\\."
@@ -22,6 +23,13 @@ _ATOM = (
 )
 _GROUP = r"\((?:\?(?:P?<\w+>|[imsU-]*(?P<flags>[):])))?"
 _TIMES = r"(?:(?P<many>[*+])|(?P<maybe>\?)|\{\d+(?:(?P<comma>,)(?P<most>\d*))?\})\??"
+# So many characters are composed together, or left as they are.
+_BLOCK = 64
+_HALF = re.compile("[\ud800-\udfff]")
+# So much less than to look for phrases it takes to look for a pattern.
+_CHEAPER = 8
+# So many are searched at a time.
+_PIECE = 65_536
 # Compiled where there is a pattern or such text: it takes milliseconds.
 _compiled = functools.cache(re.compile)
 
@@ -48,7 +56,7 @@ def _alternatives(pattern: str, at: int) -> tuple[int | None, int]:
         else:
             atom = _compiled(_ATOM).match(pattern, at)
             if atom is None:
-                raise ValueError(f"its width is not clear from {pattern[at:]!r} on")
+                raise ValueError(f"a pattern's width is not clear from character {at} on")
             at = atom.end()
             literal = atom["literal"]
             one = len(literal) if literal is not None else 0 if atom["empty"] else 1
@@ -73,13 +81,13 @@ def _repeated(one: int | None, times: re.Match[str]) -> int | None:
 class Patterns:
     """Compiled patterns; finds where they match in text as it is read, not as it is encoded."""
 
-    __slots__ = ("_compiled", "widest")
+    __slots__ = ("_compiled", "_widths", "widest")
 
     def __init__(self, patterns: Sequence[str]) -> None:
         """ValueError for a pattern that RE2 does not take. `widest` is 0 if one has no bound."""
         self._compiled = [_compile(pattern) for pattern in patterns]
-        widths = [width(pattern) for pattern in patterns]
-        self.widest = max([0, *(each for each in widths if each is not None)])
+        self._widths = [width(pattern) for pattern in patterns]
+        self.widest = max([0, *(each for each in self._widths if each is not None)])
 
     def matches(self, text: str, context: int = 0) -> Iterator[tuple[int, int, int]]:
         """(index of the pattern, start, end) of each match that is not empty, in code points of
@@ -91,6 +99,76 @@ class Patterns:
                 start, end = found.span()
                 if start < end:
                     yield index, starts[start], ends[end - 1]
+
+    def pieces(self, text: str) -> Iterator[tuple[list[tuple[int, int, int]], int]]:
+        """As `matches`, pattern by pattern and piece by piece: what begins in a piece, and how many
+        characters' work that was. A pattern of no greatest width is looked for in one piece."""
+        if not self._compiled:
+            return
+        read = _Read()
+        for start, end in _cut(text, 0, len(text), _PIECE):
+            read.add(text[start:end], start)
+            if end < len(text):
+                yield [], end - start
+        readable = read.text()
+        for index, pattern in enumerate(self._compiled):
+            widest, start = self._widths[index], 0
+            while start < len(readable):
+                # With the character before it, and one more than a match may have.
+                end = len(readable) if widest is None else min(start + _PIECE, len(readable))
+                shift = max(start - 1, 0)
+                found, after = [], end
+                window = readable[shift : end + (widest or 0) + 1]
+                for match in pattern.finditer(window, start - shift):
+                    first, last = match.start() + shift, match.end() + shift
+                    if first >= end:
+                        break
+                    if first < last:
+                        found.append((index, read.starts(first), read.ends(last - 1)))
+                    after = max(end, last)
+                yield found, (end - start) // _CHEAPER
+                start = after
+
+
+class _Read:
+    """A text as it is read, put together from pieces."""
+
+    __slots__ = ("_begins", "_ends", "_origins", "_size", "_starts", "_texts")
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._size = 0
+        # Of each piece: where it begins, as it is read and in the text, and what `composed` says.
+        self._begins: list[int] = []
+        self._origins: list[int] = []
+        self._starts: list[Sequence[int]] = []
+        self._ends: list[Sequence[int]] = []
+
+    def add(self, piece: str, at: int) -> None:
+        """The next piece, which begins at `at` of the text."""
+        readable, starts, ends = composed(piece)
+        self._texts.append(readable)
+        self._begins.append(self._size)
+        self._origins.append(at)
+        self._starts.append(starts if isinstance(starts, range) else array("I", starts))
+        self._ends.append(ends if isinstance(ends, range) else array("I", ends))
+        self._size += len(readable)
+
+    def text(self) -> str:
+        """All that is read."""
+        return "".join(self._texts)
+
+    def starts(self, index: int) -> int:
+        """Where in the text a character begins."""
+        return self._place(index, self._starts)
+
+    def ends(self, index: int) -> int:
+        """Where in the text it ends."""
+        return self._place(index, self._ends)
+
+    def _place(self, index: int, places: list[Sequence[int]]) -> int:
+        at = bisect.bisect_right(self._begins, index) - 1
+        return self._origins[at] + places[at][index - self._begins[at]]
 
 
 class PatternTail:
@@ -146,35 +224,62 @@ def _compile(pattern: str) -> Any:
     # Not loaded where there are no patterns: it takes 20 ms and some megabytes.
     import re2
 
+    options = re2.Options()
+    options.log_errors = False  # with the pattern, which nobody else is to see
     try:
-        return re2.compile(pattern)
+        return re2.compile(pattern, options)
     except re2.error as exc:
-        raise ValueError(f"the pattern {pattern!r} is not one for RE2: {exc}") from None
+        # What follows the colon is the pattern's.
+        reason = exc.args[0].partition(b": ")[0].decode()
+        raise ValueError(f"a pattern is not one for RE2: {reason}") from None
 
 
 def composed(text: str) -> tuple[str, Sequence[int], Sequence[int]]:
     """`text` in the form NFKC, without characters that are not seen.
 
-    With it, for each of its characters, where in `text` it starts and where it ends.
+    With it, for each of its characters, where in `text` it starts and where it ends. Half a
+    surrogate pair, which RE2 does not take, is read as a character that is not known.
     """
-    if text.isascii() or (
-        unicodedata.is_normalized("NFKC", text) and not _compiled(_UNSEEN).search(text)
-    ):
+    if not text.isascii():
+        text = _HALF.sub("\ufffd", text)
+    if _is_composed(text):
         return text, range(len(text)), range(1, len(text) + 1)
     pieces: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
-    at = 0
-    while at < len(text):
-        end = at + 1
-        while end < len(text) and goes_on(text[end]):
-            end += 1
-        piece = unicodedata.normalize("NFKC", _compiled(_UNSEEN).sub("", text[at:end]))
-        pieces.append(piece)
-        starts += [at] * len(piece)
-        ends += [end] * len(piece)
-        at = end
+    for start, end in _cut(text, 0, len(text), _BLOCK):
+        # Of most texts only a few characters are to be composed.
+        if _is_composed(text[start:end]) and not _has_marks(text[start:end]):
+            pieces.append(text[start:end])
+            starts += range(start, end)
+            ends += range(start + 1, end + 1)
+            continue
+        for at, after in _cut(text, start, end, 1):
+            piece = unicodedata.normalize("NFKC", _compiled(_UNSEEN).sub("", text[at:after]))
+            pieces.append(piece)
+            starts += [at] * len(piece)
+            ends += [after] * len(piece)
     return "".join(pieces), starts, ends
+
+
+def _is_composed(text: str) -> bool:
+    return text.isascii() or (
+        unicodedata.is_normalized("NFKC", text) and not _compiled(_UNSEEN).search(text)
+    )
+
+
+def _has_marks(text: str) -> bool:
+    return any(map(unicodedata.combining, text)) or bool(_compiled(_VOWELS).search(text))
+
+
+def _cut(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where pieces of at least that size begin and end, none of which goes on in the next."""
+    while start < end:
+        after = min(start + size, end)
+        while after < end and goes_on(text[after]):
+            after += 1
+        yield start, after
+        start = after
 
 
 def goes_on(char: str) -> bool:

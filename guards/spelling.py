@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import msgspec
 
 from guards.confusables import LEET, SYMBOLS
-from guards.letters import JOINT, SPELT, is_letter, is_spaceless
+from guards.letters import JOINT, SPELT, is_letter, is_spaceless, stands_apart
 
 # A run of white space counts as one: text is wrapped and indented.
-_MOST_SEPARATORS = 3
+MOST_SEPARATORS = 3
 # In a phrase of so many letters a single letter written twice is a disguise; in a shorter one it
 # mostly makes another word (god and good, met and meet).
 _LONG = 6
@@ -55,7 +55,7 @@ def spelling(phrase: str) -> Spelling:
     starts, letters, is_inside = set(), "", False
     edges = [index for index, char in enumerate(phrase) if any(map(is_letter, SPELT[ord(char)]))]
     if not edges:
-        raise ValueError(f"the phrase {phrase!r} has no letter and no digit; use a pattern")
+        raise ValueError("a phrase has no letter and no digit; use a pattern")
     for char in phrase[edges[0] : edges[-1] + 1]:
         spelt = "".join(filter(is_letter, SPELT[ord(char)]))
         if spelt and not is_inside:
@@ -121,7 +121,7 @@ def _steps(phrase: Spelling, state: _State, run: _Run, text: str) -> Iterator[tu
         separators += {JOINT: 0, " ": 1}.get(char, count)
         # In a word that is not spelt out white space is no disguise.
         is_end = char == " " and piece > 2 and at not in phrase.starts and at < len(phrase.letters)
-        if separators <= _MOST_SEPARATORS and not is_end:
+        if separators <= MOST_SEPARATORS and not is_end:
             yield (at, separators, True, piece), _GAP
     if not (is_word or char in SYMBOLS):
         return
@@ -153,7 +153,7 @@ def _is_inside(text: str, at: int, step: int) -> bool:
     beside = at + step
     while 0 <= beside < len(text) and not SPELT[ord(text[beside])]:
         beside += step
-    if not 0 <= beside < len(text) or is_spaceless(text[beside]) or is_spaceless(text[at]):
+    if not 0 <= beside < len(text) or stands_apart(text[beside]) or stands_apart(text[at]):
         return False
     return is_letter(SPELT[ord(text[beside])][0 if step > 0 else -1])
 
@@ -162,7 +162,7 @@ def _is_alone(phrase: Spelling, text: str, end: int, is_whole: bool) -> bool:
     """Whether the phrase's words and signs stand there as wholes."""
     if phrase.after:
         return text.startswith(phrase.after, end)
-    is_open = not is_whole and not is_spaceless(text[end - 1])
+    is_open = not is_whole and not stands_apart(text[end - 1])
     if is_open and not any(SPELT[ord(char)] for char in itertools.islice(text, end, None)):
         return False
     return not _is_inside(text, end - 1, 1)

@@ -91,6 +91,15 @@ class Client:
             yield response
             response.close()
 
+    async def calls(self, count: int = 1) -> list[Json]:
+        """The ledger's rows of so many calls of models, oldest first, as soon as all are there."""
+        rows: list[Json] = []
+        while len(rows) < count:  # they are written behind the answers
+            rows = (await self.get("/admin/requests", limit=1000)).body["data"]
+            rows = [row for row in rows if row["model"] is not None]
+        assert len(rows) == count
+        return rows[::-1]
+
     @staticmethod
     async def next_event(response: ClientResponse) -> Json | None:
         """The next event of an open stream, comments left out; None at [DONE] and at the end."""

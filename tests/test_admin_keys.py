@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from anos import cli, lifecycle
 from anos import config as configuration
-from anos import lifecycle
 from anos.config import ConfigFault
 from anos.keys import digest_of
 from anos.state import GATEWAY
@@ -274,6 +274,26 @@ async def test_a_change_that_is_wrong_changes_nothing(gateway) -> None:
     assert (await anos.get(f"{KEYS}/web")).body == before
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", f"{KEYS}?wrong=1", None),
+        ("GET", f"{KEYS}?wrong=asc&limit=5", None),
+        ("POST", f"{KEYS}/web/rotate", {"wrong": 1}),
+        ("POST", "/admin/integrity", {"wrong": 1}),
+        ("POST", "/admin/backup", {"file": "x.db", "wrong": 1}),
+    ],
+)
+async def test_a_parameter_that_would_be_ignored_is_refused_by_name(
+    gateway, method: str, path: str, body: Json | None
+) -> None:
+    reply = await (await gateway(CONFIG)).request(method, path, json=body)
+    assert reply.status == 400
+    assert (reply.error["param"], reply.error["code"]) == ("wrong", "unknown_parameter")
+    assert reply.error["message"].startswith("Unknown parameter 'wrong'; ")
+    assert "known are ." not in reply.error["message"]
+
+
 async def test_of_changes_at_once_none_is_lost(gateway) -> None:
     anos = await gateway(CONFIG)
     await made(anos)
@@ -501,6 +521,26 @@ async def shell(anos: Process, *words: str, port: str = "") -> tuple[int, str, s
         subprocess.run, command, capture_output=True, text=True, timeout=30, check=False, env=clean
     )
     return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["list", "web"], "keys list takes no name"),
+        (["list", "--set", "role=admin"], "keys list takes no --set"),
+        (["show", "web", "--set", "role=admin"], "keys show takes no --set"),
+        (["block", "web", "--overlap-s", "5"], "keys block takes no --overlap-s"),
+        (["edit", "web"], "keys edit needs --set"),
+        (["show"], "keys show needs the name of a key"),
+    ],
+)
+def test_what_would_be_ignored_is_a_wrong_command_line(
+    capsys, words: list[str], complaint: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["keys", *words], lambda *_: None)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: {complaint}\n")
 
 
 async def test_keys_are_kept_from_the_command_line(process) -> None:

@@ -117,6 +117,7 @@ async def test_spend_is_grouped_and_chosen_by_key_project_and_model(gateway, ups
         ("spend", {"since": "9999-99-99"}, "since"),
         ("spend", {"until": "0001-01-01"}, "until"),
         ("spend", {"since": "2026-02-01", "until": "2026-01-01"}, "since"),
+        ("spend", {"until": "2020-01-01"}, "until"),
         ("spend", {"time_zone": "Berlin"}, "time_zone"),
         ("spend", {"sicne": "2026-01-01"}, "sicne"),
         ("requests", {"limit": "0"}, "limit"),
@@ -477,5 +478,7 @@ async def test_the_command_recomputes(shell) -> None:
     )
     code, said = await run("spend", "recompute", "--since", LONG_AGO, "--model", "x", "--json")
     assert (code, json.loads(said)["requests"]) == (0, 0)
+    with pytest.raises(SystemExit, match="spend recompute takes no --group-by"):
+        await run("spend", "recompute", "--since", LONG_AGO, "--group-by", "key")
     with pytest.raises(SystemExit, match="needs --since"):
         await run("spend", "recompute")

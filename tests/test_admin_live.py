@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from anos.feed import QUEUE, Subscription
-from anos.schema import ChangeRecord, ExchangeRecord
+from anos.schema import ChangeRecord
 from anos.state import GATEWAY, Bounds
 from tests import scripted
 from tests.conftest import Client, Gateway, Json
+from tests.records import exchange
 from tests.test_admin_ledger import ANN, ask, config
 
 PHRASE = "never say this"
@@ -406,29 +407,15 @@ async def test_nobody_may_watch_a_gateway_that_shuts_down_and_only_so_many_watch
     assert (await anos.get("/admin/events")).status == 503
 
 
-def record(**changes: Any) -> ExchangeRecord:
-    values = {
-        "request_id": "r",
-        "started_ms": 1,
-        "duration_us": 1,
-        "key": "k",
-        "project": "key:k",
-        "method": "GET",
-        "route": "/",
-        "status": 200,
-    }
-    return ExchangeRecord(**(values | changes))
-
-
 async def test_a_watcher_that_is_too_slow_is_told_how_much_it_missed() -> None:
     subscription = Subscription()
     for _ in range(QUEUE + 7):
-        subscription.settled(record())
+        subscription.settled(exchange())
     subscription.changed(ChangeRecord(at_ms=1, actor="a", request_id="", action="x", object="y"))
     events = await subscription.take()
     assert events.count(b"event: exchange\n") == QUEUE
     assert events.endswith(b'event: dropped\ndata: {"count":8}\n\n')
-    subscription.settled(record())
+    subscription.settled(exchange())
     events = await subscription.take()
     assert events.count(b"event: ") == 1
     subscription.close()
@@ -437,7 +424,7 @@ async def test_a_watcher_that_is_too_slow_is_told_how_much_it_missed() -> None:
 
 async def test_a_watcher_holds_no_bodies() -> None:
     subscription = Subscription()
-    subscription.settled(record(request_body=b"the prompt", response_body=b"the answer"))
+    subscription.settled(exchange(request_body=b"the prompt", response_body=b"the answer"))
     events = await subscription.take()
     assert b"prompt" not in events
     assert b"answer" not in events

@@ -68,6 +68,8 @@ async def test_what_is_not_http_is_refused_in_our_words_and_hung_up_on(gateway, 
         assert status == 400
         assert b"application/json" in head
         assert error_of(body)["message"] == "The request is not valid HTTP."
+        assert b"x-request-id: req_" in head
+        assert b"aiohttp" not in head
         assert CANARY.encode() not in head + body
         assert await asyncio.wait_for(client.rest(), 10) == b""
 

@@ -41,6 +41,7 @@ from anos.state import GATEWAY
 from anos.statements import Statements, parse_schema
 from anos.store import LogChange, Save, Store
 from anos.store_audit import Cursor, export_page
+from tests import records
 from tests.conftest import ROOT, Gateway, Json
 
 SQL = ROOT / "store.sql"
@@ -232,18 +233,8 @@ def test_what_is_no_head_is_refused(text: str) -> None:
 
 
 def exchange(number: int, **changes: Any) -> ExchangeRecord:
-    values: Json = {
-        "request_id": f"req_{number}",
-        "started_ms": 1_000_000 + number,
-        "duration_us": 5,
-        "key": "ci",
-        "project": "key:ci",
-        "method": "POST",
-        "route": "/v1/responses",
-        "status": 200,
-        "model": "gpt-4",
-    }
-    return ExchangeRecord(**(values | changes))
+    values = {"request_id": f"req_{number}", "started_ms": 1_000_000 + number}
+    return records.exchange(**(values | changes))
 
 
 def change(number: int) -> ChangeRecord:
@@ -338,7 +329,11 @@ async def test_a_file_from_before_the_digests_goes_on_with_them(tmp_path: Path) 
     await fill(tmp_path)
     report, _ = await verified(tmp_path)
     assert (report.ok, report.older, report.verified, report.last) == (True, 2, 3, 5)
-    tamper(tmp_path, "UPDATE exchanges SET digest = NULL")
+    tamper(tmp_path, "INSERT INTO bodies VALUES (2, 1, x'7b7d', NULL)")
+    report, _ = await verified(tmp_path)
+    assert report.broken is not None
+    assert (report.broken.seq, report.broken.why) == (2, "altered")
+    tamper(tmp_path, "DELETE FROM bodies", "UPDATE exchanges SET digest = NULL")
     report, _ = await verified(tmp_path)
     assert report.broken is not None
     assert (report.broken.seq, report.broken.why) == (3, "altered")
@@ -375,9 +370,9 @@ def keeping(number: int, **bodies: bytes) -> ExchangeRecord:
     return exchange(number, **kept, **digests)
 
 
-async def fill_bodies(folder: Path, *records: ExchangeRecord) -> None:
+async def fill_bodies(folder: Path, *rows: ExchangeRecord) -> None:
     store = await opened(folder)
-    for record in records:
+    for record in rows:
         await store.submit(Save(record))
     await store.close()
 
@@ -408,6 +403,29 @@ async def test_a_body_that_is_not_the_one_of_its_row_is_named(
     assert (report.ok, report.broken.seq, report.broken.why) == (False, 2, "altered")
     assert word in report.broken.sentence
     assert (report.verified, changes.ok) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("kept", "statement", "word"),
+    [
+        ({}, "INSERT INTO bodies VALUES (2, 1, x'7b7d', NULL)", "request"),
+        ({}, "INSERT INTO bodies VALUES (2, 1, NULL, x'')", "answer"),
+        ({"request": b"{}"}, "UPDATE bodies SET response = x'7b7d' WHERE seq = 2", "answer"),
+        ({"response": b"{}"}, "UPDATE bodies SET request = x'7b7d' WHERE seq = 2", "request"),
+    ],
+    ids=["request", "answer", "answer beside", "request beside"],
+)
+async def test_a_body_that_its_row_knows_nothing_of_is_named(
+    tmp_path: Path, kept: dict[str, bytes], statement: str, word: str
+) -> None:
+    await fill_bodies(tmp_path, exchange(1), keeping(2, **kept), exchange(3))
+    assert all(report.ok for report in await verified(tmp_path))
+    tamper(tmp_path, statement)
+    report, changes = await verified(tmp_path)
+    assert report.broken is not None
+    assert (report.broken.seq, report.broken.why, report.verified) == (2, "altered", 1)
+    assert report.broken.sentence == f"The body of the {word} of row 2 was added."
+    assert changes.ok
 
 
 async def test_of_an_altered_row_and_an_altered_body_the_first_is_named(tmp_path: Path) -> None:
@@ -718,17 +736,20 @@ def test_an_export_goes_to_a_new_file_or_is_printed(filled: Path, capsysbinary) 
     assert command(filled, *arguments) == 0
     assert file.read_text().count("\n") == 4
     assert file.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(SystemExit, match="exists"):
+    with pytest.raises(SystemExit, match=r"/log\.csv: File exists$"):
         command(filled, *arguments)
+    with pytest.raises(SystemExit, match=r"/none/log\.csv: No such file or directory$"):
+        command(filled, *arguments[:-1], str(filled / "none" / "log.csv"))
     assert command(filled, "audit", "export", "--since", "1970-01-01T00:16:40.002Z") == 0
     lines = capsysbinary.readouterr().out.splitlines()
     assert [json.loads(line)["seq"] for line in lines] == [2, 3]
     assert command(filled, "audit", "export", "--until", "never") == 2
 
 
-def test_the_reader_of_an_export_may_leave(filled: Path) -> None:
+@pytest.mark.parametrize("words", ["audit export", "audit head", "check --json-schema"])
+def test_who_reads_what_is_printed_may_leave(filled: Path, words: str) -> None:
     with subprocess.Popen(
-        [sys.executable, str(ROOT / "anos_gateway.py"), "audit", "export", "--database", "anos.db"],
+        [sys.executable, str(ROOT / "anos_gateway.py"), *words.split(), "--database", "anos.db"],
         cwd=filled,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

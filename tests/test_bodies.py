@@ -11,7 +11,7 @@ import pytest
 
 from anos.state import GATEWAY, Bounds
 from tests import scripted
-from tests.conftest import Gateway, Reply
+from tests.conftest import Gateway, Json, Reply
 from tests.raw import BODY, CREATE, HOST, asked, connect
 
 SMALL = Bounds(body_bytes=300_000)
@@ -31,6 +31,15 @@ async def send(gateway: Gateway, data: Any, **headers: str) -> Reply:
     headers = {"Content-Type": "application/json", **headers}
     data = io.BytesIO(data) if isinstance(data, bytes) else data
     return await gateway.request("POST", "/v1/responses", data=data, headers=headers)
+
+
+async def recorded(gateway: Gateway, reply: Reply) -> tuple[int, str]:
+    """Status and code in the ledger, as soon as the row is there."""
+    rows: list[Json] = []
+    while not rows:
+        answer = await gateway.get("/admin/requests", request_id=reply.headers["x-request-id"])
+        rows = answer.body["data"]
+    return rows[0]["status"], rows[0]["error_code"]
 
 
 @pytest.mark.parametrize("size", [299_999, 300_000])
@@ -87,6 +96,7 @@ async def test_other_encodings_are_415(gateway, encoding: str) -> None:
     reply = await send(running, zlib.compress(BODY), **{"Content-Encoding": encoding})
     assert reply.status == 415
     assert reply.error["code"] == "unsupported_media_type"
+    assert await recorded(running, reply) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "identity"])
@@ -96,11 +106,30 @@ async def test_gzip_and_identity_are_read(gateway, encoding: str) -> None:
     assert reply.status == 200
 
 
-@pytest.mark.parametrize("body", [b"no gzip", gzip.compress(BODY)[:-12], b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"no gzip", gzip.compress(BODY)[:-12], gzip.compress(BODY)[:-1], b"\x1f\x8b"),
+        *(gzip.compress(BODY) + b"more", gzip.compress(BODY) * 2),
+    ],
+)
 async def test_broken_gzip_is_400(gateway, body: bytes) -> None:
-    reply = await send(await gateway(), body, **{"Content-Encoding": "gzip"})
+    running = await gateway()
+    reply = await send(running, body, **{"Content-Encoding": "gzip"})
     assert reply.status == 400
     assert reply.error["type"] == "invalid_request_error"
+    assert "content encoding" in reply.error["message"]
+    assert await recorded(running, reply) == (400, "invalid_value")
+
+
+async def test_gzip_that_comes_byte_by_byte_is_read(gateway) -> None:
+    async def one_by_one() -> AsyncIterator[bytes]:
+        for byte in gzip.compress(BODY):
+            yield bytes([byte])
+            await asyncio.sleep(0)
+
+    reply = await send(await gateway(), one_by_one(), **{"Content-Encoding": "gzip"})
+    assert reply.status == 200
 
 
 async def test_a_refused_key_is_told_before_the_body_is_read(gateway) -> None:

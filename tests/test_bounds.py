@@ -297,7 +297,7 @@ async def refused_beside_a_budget_only(
     assert (refused.status, refused.error["code"], refused.error["param"]) == (
         *(400, "unsupported_parameter", param),
     )
-    assert refused.error["message"].startswith("This key has a budget, and what ")
+    assert refused.error["message"].startswith("A budget holds for this key, and what ")
     assert upstream.requests == []
     tree = {"model": "gpt-4", **HI[path], **body}
     assert (await anos.request("POST", path, json=tree)).status == 200

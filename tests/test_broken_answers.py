@@ -5,7 +5,6 @@ from copy import deepcopy
 import pytest
 
 from tests import scripted
-from tests.conftest import Gateway
 from tests.dialects import speaking
 from tests.scripted import CUT, DONE, HEADERS, Chunk, Json
 from tests.test_four_paths import ANSWERS, CHAT, HI, PATHS, RESPONSES, Said, ask, heard
@@ -18,15 +17,6 @@ EVERYTHING = Said(
     calls=(("c1", "weather", '{"city":"Oslo"}'), ("c2", "time", "{}")),
     finish="tool_calls",
 )
-
-
-async def row_of(anos: Gateway) -> Json:
-    """The only call, as soon as its row is there."""
-    while True:
-        for row in (await anos.get("/admin/requests")).body["data"]:
-            if row["model"] is not None:
-                found: Json = row
-                return found
 
 
 def text_in(chunks: list[Json]) -> str:
@@ -58,7 +48,7 @@ async def test_the_chunk_with_the_usage_may_be_without_choices(
     assert text_in(got) == "Hello."
     told = [(each["choices"], each["usage"]) for each in got if each.get("usage")]
     assert told == ([([], usage["usage"])] if wants_usage else [])
-    row = await row_of(anos)
+    (row,) = await anos.calls()
     assert (row["input_tokens"], row["output_tokens"]) == scripted.USAGE
 
 
@@ -144,6 +134,21 @@ async def test_an_answer_that_failed_is_no_completion(gateway, upstream) -> None
     assert (told.status, told.body["status"]) == (200, "failed")
     assert told.body["error"] == {"type": "server_error", **error}
     assert (await anos.get(f"{RESPONSES}/{told.body['id']}")).body == told.body
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("path", [RESPONSES, CHAT])
+async def test_an_answer_that_has_not_ended_is_an_upstream_error(
+    gateway, upstream, path: str, streamed: bool, status: str
+) -> None:
+    anos = await gateway()
+    upstream.answer(scripted.responses_body([], status=status, usage=None))
+    refused = await anos.post(path, stream=streamed, **HI[path])
+    assert (refused.status, refused.error["type"]) == (502, "upstream_error")
+    assert refused.error["message"] == (
+        f"The upstream answered with a response that is still {status}."
+    )
 
 
 # Answers of another kind than was asked for ------------------------------------------------------

@@ -16,9 +16,10 @@ from anos.config import ConfigFault
 from anos.config_sections import Budget as Spec
 from anos.errors import BudgetExceeded
 from anos.state import GATEWAY
-from anos.store import ExchangeRecord, Save, Store
+from anos.store import Save, Store
 from tests import scripted
 from tests.conftest import ROOT, Gateway, Json, base_config, merge
+from tests.records import exchange
 from tests.test_governance import ask, priced
 
 KEYS, RESPONSES = "/admin/keys", "/v1/responses"
@@ -175,20 +176,7 @@ async def test_sums_for_a_change_have_what_was_submitted_before_it_and_nothing_l
     store = await Store.open(tmp_path / "anos.db", ROOT / "store.sql", bytes(32))
 
     def row() -> Save:
-        return Save(
-            ExchangeRecord(
-                request_id="r",
-                started_ms=1,
-                duration_us=0,
-                key="ann",
-                project="key:ann",
-                method="POST",
-                route=RESPONSES,
-                status=200,
-                model="m",
-                cost=1,
-            )
-        )
+        return Save(exchange(key="ann", project="key:ann", cost=1))
 
     for _ in range(700):  # more than a group
         store.submit(row())
@@ -234,7 +222,7 @@ def test_whatever_changes_when_each_call_counts_once_in_every_budget_of_its_paye
     steps: list[tuple[str, int, int]],
 ) -> None:
     budgets = Budgets()
-    flying: list[Reservation] = []
+    flying: list[tuple[tuple[str, ...], Reservation | None]] = []
     settled: list[tuple[tuple[str, ...], int]] = []
     changing: Any = None
     take: Callable[[], None] | None = None
@@ -248,16 +236,20 @@ def test_whatever_changes_when_each_call_counts_once_in_every_budget_of_its_paye
         if step == "call":
             payers = PAYERS[which % 2]
             try:
-                held = micro if budgets.has_any(payers) else 0
-                flying.append(budgets.reserve(payers, held, 0))
+                hold = budgets.reserve(payers, micro, 0) if budgets.has_any(payers) else None
+                flying.append((payers, hold))
             except BudgetExceeded:
                 assert min(n for account in payers for n in left(budgets, account)) < micro
         elif step == "settle" and flying:
-            call = flying.pop(which % len(flying))
-            cost = min(micro, call.micro_usd) if call.micro_usd else micro
-            call.settle(cost)
-            call.settle(cost + 1)
-            settled.append((call.payers, cost))
+            payers, hold = flying.pop(which % len(flying))
+            if hold is None:
+                cost = micro
+                budgets.spend(payers, cost, 0)
+            else:
+                cost = min(micro, hold.micro_usd)
+                hold.settle(cost)
+                hold.settle(cost + 1)
+            settled.append((payers, cost))
         elif step == "begin" and changing is None:
             changing = budgets.changing(CHOICES[which % len(CHOICES)])
             change = changing.__enter__()
@@ -274,7 +266,7 @@ def test_whatever_changes_when_each_call_counts_once_in_every_budget_of_its_paye
             changing = None
         for account in ACCOUNTS:
             taken = sum(cost for payers, cost in settled if account in payers)
-            taken += sum(call.micro_usd for call in flying if account in call.payers)
+            taken += sum(hold.micro_usd for payers, hold in flying if hold and account in payers)
             assert all(n == 3000 - taken for n in left(budgets, account))
 
 

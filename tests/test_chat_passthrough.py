@@ -206,6 +206,68 @@ def test_tool_calls_are_numbered_without_gaps(numbers: tuple[Any, ...]) -> None:
         assert relayed.raw == written(chunks) + DONE
 
 
+def fragments(*calls: Json) -> list[Json]:
+    """What a client reads of one call's fragments."""
+    relayed = relay(choices(*({"tool_calls": [call]} for call in calls), finish="tool_calls"))
+    return [c for s in relayed.chunks for c in s["choices"][0]["delta"].get("tool_calls", ())]
+
+
+@pytest.mark.parametrize("again", [
+    {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '"}'}},
+    {"id": None, "type": None, "function": {"name": None, "arguments": '"}'}},
+    {"function": {"arguments": '"}'}},
+])  # fmt: skip
+def test_a_call_is_named_in_its_first_fragment_alone(again: Json) -> None:
+    first = {"index": 0, **scripted.chat_call("f", '{"', "c1")}
+    rest = {"index": 0, "function": {"arguments": '"}'}}
+    assert fragments(first, {"index": 0, **again}, rest) == [first, rest, rest]
+
+
+def test_what_names_a_call_may_come_late_or_in_pieces() -> None:
+    sent = [
+        {"index": 0, "id": "c1", "type": "function", "function": {"name": "get_"}},
+        {"index": 0, "function": {"name": "weather", "arguments": ""}},
+    ]
+    assert fragments(*sent) == sent
+    late = [
+        {"index": 0, "function": {"arguments": "{"}},
+        {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "}"}},
+    ]
+    assert fragments(*late) == late
+
+
+def test_arguments_are_json_also_where_an_upstream_sends_the_object() -> None:
+    call = {"index": 0, "id": "c1", "type": "function"}
+    (got,) = fragments({**call, "function": {"name": "f", "arguments": {"a": 1}}})
+    assert got["function"] == {"name": "f", "arguments": '{"a":1}'}
+    (got,) = fragments({**call, "function": {"name": "f", "arguments": None}})
+    assert got["function"] == {"name": "f"}
+
+
+@pytest.mark.parametrize("delta", [{"delta": None}, {}])
+def test_a_choice_without_a_delta_says_nothing(delta: Json) -> None:
+    *said, last, usage, done = scripted.chat_stream(["Hel", "lo"])
+    finish = {"index": 0, "finish_reason": "stop", "logprobs": None, **delta}
+    relayed = relay([*said, {**last, "choices": [finish]}, usage, done])
+    assert relayed.chunks[-1]["choices"] == [{**finish, "delta": {}}]
+    grammar.check_chat(relayed.chunks)
+
+
+def test_a_chunk_before_the_first_choice_does_not_name_the_stream() -> None:
+    first = {"id": "", "object": "", "created": 0, "model": "", "choices": []}
+    *chunks, _, _, done = scripted.chat_stream(["Hel", "lo"])
+    relayed = relay([{**first, "prompt_filter_results": []}, *chunks, done], wants_usage=True)
+    assert relayed.chunks[0] == {**first, "prompt_filter_results": []}
+    grammar.check_chat(relayed.chunks[1:])
+    assert relayed.chunks[-1]["usage"]["completion_tokens"] == 5
+
+
+@pytest.mark.parametrize("done", ["data: [DONE] \n\n", "data:[DONE]\n\n"])
+def test_done_may_have_spaces_around_it(chunks: list[Chunk], done: str) -> None:
+    relayed = relay([*chunks[:-1], done])
+    assert (relayed.error, relayed.raw) == (None, written(chunks) + DONE)
+
+
 def test_a_finish_reason_is_enough_without_done(chunks: list[Chunk]) -> None:
     relayed = relay(chunks[:-1])
     assert relayed.error is None

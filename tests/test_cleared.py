@@ -49,11 +49,7 @@ async def talk(anos: Gateway, upstream: Upstream, *texts: str, parent: Any = Non
 
 async def receipts(anos: Gateway, count: int) -> list[Json]:
     """The first receipt of each of so many calls, oldest first, as soon as all are there."""
-    ids: list[int] = []
-    while len(ids) < count:
-        rows = (await anos.get("/admin/requests")).body["data"]
-        ids = [row["id"] for row in rows if row["model"] is not None][::-1]
-    assert len(ids) == count
+    ids = [row["id"] for row in await anos.calls(count)]
     return [(await anos.get(f"/admin/requests/{each}")).body["guards"][0] for each in ids]
 
 
@@ -176,6 +172,14 @@ async def test_what_a_turn_left_out_is_looked_at_when_it_is_not_left_out(
     await turn(anos, upstream, "three", second, "(three)", model="thinks")
     everything = "one\n\nI think.\n\n(one)\n\ntwo\n\n(two)\n\nthree"
     assert asked(judge) == ["one", "one\n\n(one)\n\ntwo", everything]
+
+
+async def test_a_request_is_judged_as_it_was_masked(
+    gateway: Start, upstream: Upstream, judge: Upstream
+) -> None:
+    anos = await gateway(merge(judging(judge), banning(input="mask")))
+    await talk(anos, upstream, f"To the {WORD}!")
+    assert asked(judge) == ["To the ***!"]
 
 
 async def test_narrower_sources_clear_nothing(gateway: Start, upstream: Upstream) -> None:

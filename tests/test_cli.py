@@ -58,6 +58,16 @@ def test_the_configuration_can_be_loaded_again_with_the_same_flags(directory: Pa
     file.write_text("{")
     with pytest.raises(ConfigFault):
         load()
+    # Without it the gateway would open itself with the published key.
+    file.unlink()
+    with pytest.raises(ConfigFault, match=r"anos\.json: cannot be read: No such file"):
+        load()
+
+
+def test_a_file_that_comes_later_is_read_from_then_on(directory: Path) -> None:
+    _, ((first, load),) = served()
+    (directory / "anos.json").write_text('{"server": {"master_key": "sk-mine"}}')
+    assert (first.server.master_key, load().server.master_key) == ("sk-1234", "sk-mine")
 
 
 def test_a_fault_keeps_the_gateway_from_starting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +89,29 @@ def test_check_prints_every_fault_with_its_path(
             'guards.moderation.output: must be "block" or "monitor" or "off"',
         ],
     )
+
+
+def test_check_names_the_models_that_no_budget_can_hold(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    providers = {
+        name: {"dialect": "chat", "base_url": url}
+        for name, url in {
+            "own": "http://127.0.0.1/v1",
+            "vendor": "https://api.openai.com/v1",
+        }.items()
+    }
+    price = {"input_per_million_usd": 0, "output_per_million_usd": 0}
+    own = [{"provider": "own"}]
+    models = {"llama": {"routes": own}, "free": {"routes": own, "price": price}}
+    models["gpt-4o"] = {"routes": [{"provider": "vendor"}]}
+    tree = {"providers": providers, "models": models, "budgets": {"b": {"usd": 1, "window": "day"}}}
+    for each, warned in ((tree, "models.llama has no price"), ({**tree, "budgets": {}}, "")):
+        (directory / "anos.json").write_text(json.dumps({**each, "server": {"master_key": "sk-m"}}))
+        assert served("check") == (0, [])
+        said = capsys.readouterr()
+        assert said.out == "anos.json: ok\n"
+        assert (warned in said.err, said.err.count("\n")) == (True, 1 if warned else 0)
 
 
 def test_check_says_which_file_is_in_order_and_does_not_serve(
@@ -146,4 +179,5 @@ def test_what_keeps_the_program_from_starting_is_said_in_a_sentence(
         )
     assert ended.returncode == 1
     assert ended.stderr.startswith("The gateway cannot start: ")
+    assert "Errno" not in ended.stderr
     assert (ended.stderr.count("\n"), ended.stdout) == (1, "")

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 
@@ -126,7 +127,7 @@ def key(**fields: object) -> dict[str, Any]:
         (
             {"guards": {"keywords": {"patterns": ["("], "files": ["/none"]}}},
             [
-                "guards.keywords.patterns[0]: must be a regular expression of RE2",
+                "guards.keywords.patterns[0]: must be a regular expression of RE2 (missing ))",
                 "guards.keywords.files[0]: must be a file of phrases in UTF-8, one a line",
             ],
         ),
@@ -261,6 +262,36 @@ def test_every_fault_is_reported_at_once() -> None:
     ]
 
 
+def test_a_fault_of_one_kind_hides_none_of_another() -> None:
+    tree = {
+        "providers": {"p": {"dialect": "responses", "base_url": "http://127.0.0.1"}},
+        "models": {"m": {"routes": [{"provider": "p"}]}},
+        "limits": {"none": {}, "typo": {"request_per_minute": 1}},
+        "budgets": {"b": [{"usd": 1, "window": "day"}, {"usd": 1, "window": "day", "soft_usd": 2}]},
+        "keys": {"a": {"key": "sk-a", "role": "x", "guards": "nobody"}},
+        "guards": {
+            "keywords": {"output": "block", "patterns": ["a+"], "groups": {"g": {"patterns": "("}}},
+            "moderation": {"backend": "model", "output": "mask"},
+            "profiles": {"strict": {"moderation": {"backend": "endpoint"}}},
+        },
+    }
+    assert [fault.split(":")[0] for fault in faults(tree)] == [
+        "keys.a.role",
+        "keys.a.guards",
+        "limits.none",
+        "limits.typo.request_per_minute",
+        "budgets.b[1].soft_usd",
+        "guards.keywords.groups.g.patterns",
+        "guards.moderation.output",
+        "guards.profiles.strict.moderation.provider",
+    ]
+    tree["guards"]["keywords"]["groups"] = {"g": {"patterns": ["x*"]}}  # type: ignore[index]
+    assert [fault for fault in faults(tree) if "patterns" in fault] == [
+        "guards.keywords.patterns[0]: for output at most 256 characters wide",
+        "guards.keywords.groups.g.patterns[0]: for output at most 256 characters wide",
+    ]
+
+
 def test_what_is_read_equals_what_msgspec_itself_makes_of_the_tree() -> None:
     tree = json.loads((ROOT / "anos.example.json").read_text())
     env = {"ANOS_MASTER_KEY": "sk-master", "CI_KEY": "sk-ci"}
@@ -358,7 +389,7 @@ def test_the_default_key_is_refused_off_loopback_as_any_key_of_a_file() -> None:
 
 def test_with_a_file_and_no_master_key_there_is_no_master_key(empty_directory: Path) -> None:
     (empty_directory / "anos.json").write_text('{"server": {"host": "0.0.0.0"}}')
-    loaded = config.load(env={})
+    loaded = config.load(config.DEFAULT_FILE, env={})
     assert loaded.server.master_key is None
     assert list(loaded.models) == ["gpt-35-turbo", "gpt-4", "stub/*"]
 
@@ -431,23 +462,23 @@ def test_the_difference_of_two_configurations_names_what_changed_and_no_secret()
         },
         env={},
     )
-    route = "(RouteEntry(provider='stub', deployment=None),)"
-    rest = "limits=None, price=None, max_output_tokens=4096, max_image_tokens=0, max_file_tokens=0"
     assert config.diff(old, new) == [
         "server.port: 4000 -> 5",
         "server.master_key: none -> (secret)",
         "providers.stub.api_key: none -> (secret)",
-        f"models.n: none -> Model(routes={route}, reasoning=False, {rest})",
+        'models.n: none -> {"routes": [{"provider": "stub"}]}',
         "keys.a.key: (secret) -> (secret)",
-        "keys.a.models: ('*',) -> ('m',)",
+        'keys.a.models: ["*"] -> ["m"]',
         "guards.keywords.phrases: 1 (secret) -> 2 (secret)",
     ]
     assert config.diff(old, old) == []
+    removed = config.parse({"models": {"m": MODEL}, "providers": {"stub": STUB}}, env={})
+    assert 'keys.a: {"key": "(secret)", "models": ["m"]} -> none' in config.diff(new, removed)
 
 
 def test_a_running_gateway_cannot_change_where_it_listens_and_writes() -> None:
     old = config.parse({}, env={})
-    fixed = {"host": "::1", "port": 1, "database": "x", "synchronous": "full", "secret": "s"}
+    fixed = {"host": "::1", "port": 1, "database": "x", "synchronous": "full", "secret": "s" * 16}
     new = config.parse({"server": {**fixed, "drain_s": 1}}, env={})
     assert config.reload_faults(old, new) == [
         f"server.{name}: cannot change while the gateway runs; restart it" for name in fixed
@@ -467,7 +498,7 @@ def schema_paths(schema: dict[str, Any], node: dict[str, Any], path: str = "") -
     elif "$ref" in node.get("items", {}):
         inner = [(f"{path}[]", node["items"])]
     elif "anyOf" in node:
-        structs = [each for each in node["anyOf"] if "$ref" in each]
+        structs = [each for each in node["anyOf"] if "$ref" in str(each)]
         return schema_paths(schema, structs[0], path) if structs else {path}
     else:
         return {path}
@@ -489,9 +520,33 @@ def tree_paths(node: object, path: str, known: set[str]) -> set[str]:
     return {found for name, inner in children for found in tree_paths(inner, name, known)}
 
 
+@pytest.mark.parametrize(
+    "tree",
+    [
+        json.loads((ROOT / "anos.example.json").read_text()),
+        {"$schema": "./anos.schema.json", "server": {"port": "env:PORT", "chat_fields": "file:x"}},
+        {"keys": {"a": {"key": "env:KEY", "role": "env:ROLE"}}},
+        {"budgets": {"b": {"usd": "env:USD", "window": "day"}}},
+    ],
+)
+def test_what_may_be_written_is_right_by_the_schema(tree: Any) -> None:
+    validator = jsonschema.Draft202012Validator(config.json_schema())
+    assert list(validator.iter_errors(tree)) == []
+
+
+def test_what_may_not_be_written_is_wrong_by_the_schema() -> None:
+    validator = jsonschema.Draft202012Validator(config.json_schema())
+    wrong = [{"server": {"port": "4000"}}, {"budgets": {"b": 5}}, {"sever": {}}]
+    assert [len(list(validator.iter_errors(tree))) for tree in wrong] == [1, 1, 1]
+
+
+def test_the_name_of_the_schema_is_no_unknown_key() -> None:
+    assert config.parse({"$schema": "anos.schema.json"}, env={}) == config.parse({}, env={})
+
+
 def known_paths() -> set[str]:
     schema = config.json_schema()
-    return schema_paths(schema, schema)
+    return schema_paths(schema, schema) - {"$schema"}
 
 
 def test_the_example_loads_and_holds_every_key_with_its_default() -> None:

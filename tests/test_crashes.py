@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from anos.store import ExchangeRecord, ReservationRecord, Reserve, Save, Store
+from anos.store import ReservationRecord, Reserve, Save, Store
 from tests import scripted
 from tests.conftest import ROOT, Gateway, Json, base_config, free_port, spawn
+from tests.records import exchange
 from tests.scripted import silence
 from tests.test_exchanges import CHAT, RESPONSES, row, some
 from tests.test_governance import ask, held, priced
@@ -138,17 +139,7 @@ async def test_calls_that_were_lost_long_after_they_began_hide_no_others_from_th
 ) -> None:
     store = await Store.open(tmp_path / "anos.db", ROOT / "store.sql", bytes(32))
     now_ms = time.time_ns() // 1_000_000
-    recent = ExchangeRecord(
-        request_id="recent",
-        started_ms=now_ms - 1000,
-        duration_us=0,
-        key="ann",
-        project="key:ann",
-        method="POST",
-        route=RESPONSES,
-        status=200,
-        counted=1,
-    )
+    recent = exchange(started_ms=now_ms - 1000, key="ann", project="key:ann", counted=1)
     await store.submit(Save(recent))
     begun = ("long", None, now_ms - 600_000, "POST", RESPONSES, "m", None, 1, 0, 0, 0, now_ms)
     lost = ReservationRecord(1, 0, "bob", "key:bob", json.dumps(begun).encode())

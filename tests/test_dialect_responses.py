@@ -208,7 +208,7 @@ def test_a_whole_answer_makes_the_stream_that_was_asked_for(name: str) -> None:
     [
         ({}, "completed", None, None),
         ({"status": None}, "completed", None, None),
-        ({"status": "in_progress"}, "completed", None, None),
+        ({"status": "done"}, "completed", None, None),
         ({"incomplete_details": {"reason": "max_output_tokens"}}, "completed", None, None),
         (
             {"status": "incomplete", "incomplete_details": {"reason": "content_filter"}},
@@ -308,6 +308,13 @@ def test_other_fields_of_the_upstream_pass_and_those_of_the_gateway_do_not() -> 
 def test_what_is_no_response_is_an_upstream_error(body: Json) -> None:
     with pytest.raises(UpstreamError):
         read(body)
+
+
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+def test_a_response_that_has_not_ended_is_no_answer(status: str) -> None:
+    for make in (read, dialect_responses.as_stream):
+        with pytest.raises(UpstreamError, match=f"still {status}"):
+            make(scripted.responses_body([scripted.message("Hi")], status=status))
 
 
 def test_an_error_in_place_of_an_answer_is_passed_on() -> None:

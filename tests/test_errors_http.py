@@ -314,9 +314,11 @@ async def test_a_wrong_parameter_of_a_page_is_400(gateway, query: str) -> None:
     assert reply.error["param"] == query.split("=")[0]
 
 
-async def test_head_is_answered_without_a_body(gateway) -> None:
-    reply = await (await gateway()).request("HEAD", "/healthz")
-    assert (reply.status, reply.raw) == (405, b"")
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/readyz", 200), ("/v1/x", 404)])
+async def test_head_is_answered_without_a_body(gateway, path: str, status: int) -> None:
+    reply = await (await gateway()).request("HEAD", path)
+    assert (reply.status, reply.raw) == (status, b"")
+    assert int(reply.headers["Content-Length"]) > 0
 
 
 # Headers --------------------------------------------------------------------------------------

@@ -4,8 +4,11 @@ import random
 import unicodedata
 from collections.abc import Callable
 
+import pytest
+
 from guards.confusables import LEET, LOOK_ALIKE
 from guards.keywords import Phrase, Rules
+from guards.stream_scanner import StreamScanner
 
 PHRASES = [
     "forbidden phrase",
@@ -141,3 +144,52 @@ def test_nearly_every_disguise_is_seen_through() -> None:
     for ways, text in missed[:20]:
         print(f"  missed: {ways}: {text}")  # noqa: T201
     assert len(missed) <= len(made) / 100
+
+
+def _shifted(start: int) -> Callable[[str], str]:
+    return lambda text: "".join(
+        chr(start + ord(char) - 97) if char.isalpha() else char for char in text
+    )
+
+
+def _drawn(letters: str, twins: str) -> Callable[[str], str]:
+    return lambda text: text.translate(str.maketrans(letters, twins))
+
+
+DISGUISES: dict[str, Callable[[str], str]] = {
+    "a trade mark": lambda text: f"{text}\u2122",
+    "the number of a note": lambda text: f"{text}\u00b2",
+    "a number in a circle": lambda text: f"{text}\u2460 and",
+    "a number before it": lambda text: f"1\u00b3{text}",
+    "variation selectors of Mongolian": "\u180b".join,
+    "vowels of Khmer that are not seen": "\u17b4".join,
+    "what is not assigned and ignored": "\ufff3".join,
+    "tags between": "\U000e0061".join,
+    "in parentheses": _shifted(0x249C),
+    "capitals in parentheses": _shifted(0x1F110),
+    "tags alone": lambda text: "".join(chr(0xE0000 + ord(char)) for char in text),
+    "tags between words": lambda text: "I \U0001f600" + DISGUISES["tags alone"](text) + " you",
+    "Cherokee": _drawn("abcdehilprsyow", "ᎪᏴᏟᎠᎬᎻᏆᏞᏢᏒᏚᎽᎾᏔ"),
+    "Lisu": _drawn("abcdefghiklmnoprstuvwxyz", "ꓮꓐꓚꓓꓰꓝꓖꓧꓲꓗꓡꓟꓠꓳꓑꓣꓢꓔꓴꓦꓪꓫꓬꓜ"),  # noqa: RUF001
+}
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+@pytest.mark.parametrize("phrase", ["cheap pills", "therapist"])
+def test_a_disguise_is_seen_through_at_once_and_in_pieces(name: str, phrase: str) -> None:
+    rules = Rules([Phrase(phrase, "r"), Phrase("other", "o")])
+    text = f"buy {DISGUISES[name](phrase)} now"
+    (match,) = rules.scan(text)
+    for size in (1, 3):
+        scanner, found = StreamScanner(rules), None
+        for at in range(0, len(text), size):
+            found = found or scanner.feed(text[at : at + size])
+            assert found or scanner.safe <= match.start
+        assert found == match
+
+
+@pytest.mark.parametrize(
+    "text", ["b²omb", "bombast²", "²bombs", "bom\U000e0062", "🏴\U000e0067\U000e007f bom"]
+)
+def test_what_is_no_disguise_is_no_match(text: str) -> None:
+    assert Rules([Phrase("bomb", "r")]).first(text) is None

@@ -445,6 +445,30 @@ async def test_a_call_refused_for_tokens_or_money_does_not_count_as_a_request(
     assert (last.status, last.headers["x-ratelimit-remaining-requests"]) == (200, "1")
 
 
+@pytest.mark.parametrize("money", [None, 1000])
+async def test_a_limit_of_tokens_holds_the_clients_own_cap_whether_there_is_a_budget_or_not(
+    gateway, upstream, money: float | None
+) -> None:
+    config = priced(money or 1)
+    config["limits"] = {"default": {"tokens_per_minute": 3000}}
+    if money is None:
+        del config["keys"]["ann"]["budget"]
+    anos = await gateway(config)
+    held = []
+    for cap in ({}, {"max_output_tokens": 20}, {"max_output_tokens": 2000}):
+        gate, stream = asyncio.Event(), scripted.responses_stream(["Hi"], usage=(0, 0))
+        upstream.answer([stream[0], gate, *stream[1:]])
+        tree = {"model": "gpt-4", "input": "Hi", "stream": True, **cap}
+        async with anos.session.post(RESPONSES, headers=ANN, json=tree) as answer:
+            held.append(3000 - int(answer.headers["x-ratelimit-remaining-tokens"]))
+            gate.set()
+            await answer.read()
+    # Of input it is about a token for four bytes of the request.
+    assert [each - output for each, output in zip(held, (256, 20, 2000), strict=True)] == [
+        pytest.approx(20, abs=15)
+    ] * 3
+
+
 async def test_limits_are_as_full_after_a_restart_as_before(gateway, upstream) -> None:
     config = limited("project", requests_per_minute=3, tokens_per_minute=2000)
     upstream.answer(scripted.responses_text("Hi", usage=(7, 600)))

@@ -16,7 +16,8 @@ HANDLERS |= {"litellm_keys", "litellm_spend", "models", "moderations", "response
 # is entered here: that is where one decides what it may know.
 TIERS = [
     # what everybody may import
-    {"anos", "errors", "sse", "metrics", "config", "config_reader", "config_sections"},
+    {"anos", "errors", "sse", "metrics", "config", "config_reader", "config_sections"}
+    | {"config_values"},
     # pure: values in, values out
     {
         "validation",
@@ -33,7 +34,8 @@ TIERS = [
         "admin_params",
     }
     | {"chat_requests", "chat_answers", "chat_stream", "dialect_chat", "dialect_responses"}
-    | {"passthrough", "chat_passthrough", "event_order", "shapes", "calls"}
+    | {"passthrough", "chat_passthrough", "event_order", "surrogates"}
+    | {"shapes", "calls", "translated"}
     | {
         "extract",
         "extract_readers",
@@ -51,7 +53,7 @@ TIERS = [
     | {"openapi_admin", "openapi_admin_schemas", "openapi_litellm"},
     # edges: a socket, a file or the clock
     {"schema", "store", "store_reads", "store_writes", "store_ledger", "statements", "upstream"}
-    | {"store_audit", "store_copy", "upkeep", "moderation"}
+    | {"store_file", "store_audit", "store_copy", "upkeep", "moderation"}
     | {"queries", "searches", "spend", "request_views", "feed"}
     | {
         "keys",
@@ -71,14 +73,14 @@ TIERS = [
     },
     {"state", "key_views"},
     # the path of a request
-    {"middleware", "pipeline", "relay", "intake", "lifecycle", "server"}
+    {"middleware", "admission", "pipeline", "relay", "intake", "lifecycle", "server"}
     | {"changes", "key_changes", "litellm_fields", "recompute"},
     HANDLERS,
     {"routes"},
     {"cli", "cli_audit", "cli_guards", "cli_keys", "cli_spend", "remote", "anos_gateway"}
-    | {"selftest", "selftest_answers", "selftest_canary", "selftest_cases", "selftest_chat"}
-    | {"selftest_completions", "selftest_fields", "selftest_matrix", "selftest_outputs"}
-    | {"selftest_places", "selftest_plan", "selftest_responses", "selftest_wire"},
+    | {"selftest", "selftest_canary", "selftest_cases", "selftest_chat", "selftest_fields"}
+    | {"selftest_matrix", "selftest_places", "selftest_responses", "selftest_trial"}
+    | {"selftest_wire"},
 ]
 RANKS = {name: rank for rank, names in enumerate(TIERS) for name in names}
 
@@ -142,9 +144,9 @@ def test_guards_import_nothing_of_ours(path: Path) -> None:
 
 
 def test_only_the_store_talks_to_sqlite() -> None:
-    assert importers_of("aiosqlite") == {"store"}
+    assert importers_of("aiosqlite") == {"store_file"}
     assert importers_of("sqlite3") <= {
-        *("store", "store_reads", "store_writes", "store_ledger", "schema"),
+        *("store", "store_file", "store_reads", "store_writes", "store_ledger", "schema"),
         *("store_audit", "store_copy", "queries"),
     }
 

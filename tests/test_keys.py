@@ -36,6 +36,7 @@ MASTER = Caller(
     models=("*",),
     role="admin",
     scopes=(("global", Limit(requests_per_minute=99)),),
+    accounts=("key:master", "project:default", "global"),
 )
 CONFIG = config.parse(TREE, env={})
 KEYRING = Keyring(CONFIG)
@@ -103,13 +104,29 @@ def test_a_key_spends_its_own_budget_its_projects_and_the_one_for_all() -> None:
     }
     keyring = Keyring(config.parse(tree, env={}))
     assert keyring.by_name["a"].accounts == ("key:a", "project:p", "global")
-    assert keyring.by_name["b"].accounts == ("key:b", "global")
+    assert keyring.by_name["b"].accounts == ("key:b", "project:q", "global")
     assert {name: len(each) for name, each in keyring.accounts.items()} == {
         "key:a": 1,
         "key:b": 1,
         "project:p": 2,
         "global": 1,
     }
+
+
+def test_the_master_key_is_of_the_project_default_and_has_no_limits_or_budgets_of_its_own() -> None:
+    everything = {"requests_per_minute": 1}
+    month = {"usd": 5, "window": "month"}
+    tree = {
+        "server": {"master_key": "sk-master"},
+        "projects": {"default": {"budget": "team", "limits": "team"}},
+        "limits": {"default": everything, "team": everything, "global": everything},
+        "budgets": {"default": month, "team": month},
+    }
+    keyring = Keyring(config.parse(tree, env={}))
+    master = keyring.by_name["master"]
+    assert [name for name, _ in master.scopes] == ["project:default", "global"]
+    assert keyring.accounts.keys() == {"project:default"}
+    assert set(master.accounts) == {"key:master", "project:default", "global"}
 
 
 def test_a_caller_may_use_the_models_of_its_key() -> None:
@@ -207,7 +224,7 @@ def test_limits_and_budgets_of_a_key_may_be_its_own() -> None:
         [record("a", limits={"requests_per_minute": 4}, budget={"usd": 2, "window": "day"})],
     )
     assert limits_of(keyring.by_name["a"]) == {"key:a": 4, "global": 99}
-    assert keyring.by_name["a"].accounts == ("key:a",)
+    assert keyring.by_name["a"].accounts == ("key:a", "global")
     assert keyring.accounts == {"key:a": (config_sections.Budget(usd=2, window="day"),)}
 
 

@@ -310,3 +310,71 @@ async def test_a_masked_stream_is_stored_as_it_was_shown(
         stored = (await anos.get(f"{route}/{response['id']}")).body
         assert stored["output"] == response["output"]
         assert said_by(stored["output"]) == said(events)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("place", ["parts", "items"])
+async def test_a_phrase_at_the_edge_of_a_part_does_not_arrive(
+    gateway: Start, upstream: Upstream, route: str, place: str
+) -> None:
+    anos = await gateway(guarded("output_text"))
+    for first, second, shown in (
+        (f"Fine: {PHRASE}", "More.", "Fine: "),
+        ("Fine", f"{PHRASE} and more.", "Fine"),
+        (f"Fine: {PHRASE[:12]}", f"{PHRASE[12:]}.", "Fine: "),
+    ):
+        output = [scripted.message(first), scripted.message(second, id="msg_2")]
+        if place == "parts":
+            output = [scripted.message(first, second)]
+        upstream.answer(encoded(scripted.responses_events(output, pieces=3)))
+        arrived, events = await posted(anos, route)
+        assert ended_by_filter(events)
+        assert b"phrase" not in arrived
+        assert said(events) == shown
+
+
+# More waits behind what may become a phrase than is held.
+HEAVY = [
+    *scripted.chat_chunks([{"content": "Fine: "}, {"content": "forbidden "}])[:3],
+    *[
+        {**scripted.chat_chunks([{}])[1], "note": f"{number} " + "x" * 50_000}
+        for number in range(30)
+    ],
+    *scripted.chat_chunks([{"content": "The end."}])[1:],
+]
+
+
+async def test_a_stream_that_cannot_be_looked_at_is_ended_and_paid(
+    gateway: Start, upstream: Upstream
+) -> None:
+    anos = await gateway(guarded("content"))
+    upstream.answer(HEAVY)
+    _, events = await posted(anos, "/v1/chat/completions")
+    assert ended_by_filter(events)
+    assert said(events) == "Fine: "
+    (row,) = await anos.calls()
+    assert (row["status"], row["finish"]) == (200, "content_filter")
+    assert row["output_tokens"] > 0
+    (receipt,) = (await anos.get(f"/admin/requests/{row['id']}")).body["guards"]
+    assert (receipt["action"], receipt["error"]) == ("block", "failed")
+
+
+async def test_a_background_response_that_cannot_be_looked_at_ends(
+    gateway: Start, upstream: Upstream
+) -> None:
+    anos = await gateway(guarded("output_text"))
+    events = scripted.responses_stream(["Fine: ", "forbidden "])
+    at = next(i for i, each in enumerate(events) if each["type"].endswith("text.done"))
+    notes = [
+        {"type": "response.in_progress_note", "note": f"{number} " + "x" * 50_000}
+        for number in range(40)
+    ]
+    upstream.answer(encoded(scripted.renumbered([*events[:at], *notes, *events[at:]])))
+    body = (await anos.post("/v1/responses", input="Hi", background=True)).body
+    while body["status"] in ("queued", "in_progress"):
+        body = (await anos.get(f"/v1/responses/{body['id']}")).body
+    assert (body["status"], body["incomplete_details"]) == (
+        "incomplete",
+        {"reason": "content_filter"},
+    )
+    assert said_by(body["output"]) == "Fine: "

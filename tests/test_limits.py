@@ -179,6 +179,9 @@ def test_a_call_whose_tokens_do_not_fit_has_never_been(limits: Limits, clock: Cl
     with pytest.raises(RateLimited) as refusal:
         grant.reserve_tokens(31)
     grant.close(500)
+    assert refusal.value.message == (
+        "Rate limit exceeded: this request may take 31 tokens, and 30 of 100 a minute are left"
+    )
     assert refusal.value.headers == {
         "Retry-After": "40",
         "retry-after-ms": "40000",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anos import litellm_fields
-from anos.config_sections import moment_ms
+from anos.config_values import moment_ms
 from anos.errors import InvalidRequest
 from tests.conftest import Gateway, Json
 from tests.test_admin_keys import CONFIG, auth, rows, status_of

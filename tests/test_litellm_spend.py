@@ -10,8 +10,8 @@ import pytest
 from anos.state import GATEWAY
 from anos.store import Save
 from tests.conftest import Gateway, Json
+from tests.records import exchange
 from tests.test_admin_ledger import BOB, COST, call, config, written
-from tests.test_admin_live import record
 
 SPENT = COST / 1e6
 TODAY = datetime.now(UTC).date()
@@ -116,7 +116,7 @@ async def test_calls_are_found_behind_many_corrections(gateway, upstream) -> Non
     anos = await gateway(config())
     response = await call(anos)
     store, now_ms = anos.app[GATEWAY].store, time.time_ns() // 1_000_000
-    correction = record(
+    correction = exchange(
         key="ann", route="correction", model="gpt-4", corrects=1, cost=1, started_ms=now_ms + 1000
     )
     await asyncio.gather(*[store.submit(Save(correction)) for _ in range(1500)])

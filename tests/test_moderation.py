@@ -208,6 +208,20 @@ def answer(*results: Any) -> bytes:
         ),
         (answer({"category_scores": {"pii": 0.9}}), {"pii": 0.9}),
         (
+            answer({"flagged": True, "categories": {"hate": True}, "category_scores": {}}),
+            {"hate": 1.0},
+        ),
+        (
+            answer({"categories": {"hate": True}, "category_scores": {"hate": None}}),
+            {"hate": 1.0},
+        ),
+        (
+            answer({"categories": {"hate": True, "x": True}, "category_scores": {"hate": 0.2}}),
+            {"hate": 0.2, "x": 1.0},
+        ),
+        (answer({"flagged": False, "category_scores": {"hate": 0.9}}), {"hate": 0.9}),
+        (answer({"flagged": True, "category_scores": {"hate": 0.01}}), {"hate": 0.01}),
+        (
             answer(
                 {"categories": {"illicit": None}, "category_scores": {"illicit": None, "hate": 0}}
             ),
@@ -246,6 +260,18 @@ SCORE = b'{"results":[{"category_scores":{"hate":%b}}]}'
         answer({"flagged": True, "categories": {"hate": False}}),
         answer({"flagged": False, "categories": {"hate": True}}),
         answer({"flagged": True, "categories": {"hate": False}, "category_scores": {"hate": 0.9}}),
+        answer({"flagged": True, "category_scores": {"hate": 0}}),
+        answer({"flagged": True, "category_scores": {"hate": None}}),
+        answer({"flagged": False, "categories": {"hate": None}}),
+        answer({"categories": {"hate": True}, "category_scores": {"hate": 0.0}}),
+        answer(
+            {
+                "flagged": True,
+                "categories": {"hate": True, "sexual": True},
+                "category_scores": {"hate": 0.0, "sexual": 0.9},
+            }
+        ),
+        answer({"category_scores": {"hate": 0.1}}, {"flagged": True, "category_scores": {}}),
         answer({"category_scores": {f"c{number}": 0 for number in range(65)}}),
         answer({"category_scores": {"x" * 65: 0}}),
         answer({"category_scores": {"": 0}}),

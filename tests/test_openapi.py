@@ -226,6 +226,7 @@ async def test_the_parameters_are_those_that_are_known(gateway):
             strict.add(path)
     assert strict == {
         *("/admin/audit/verify", "/admin/audit/export", "/admin/changes", "/admin/inflight"),
+        "/admin/keys",
         *("/admin/spend", "/admin/requests", "/admin/requests/{id}", "/admin/responses"),
         *("/spend/logs", "/global/spend", "/global/spend/keys", "/global/spend/models"),
     }

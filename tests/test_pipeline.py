@@ -78,6 +78,70 @@ async def test_the_next_route_is_tried_when_one_fails(
     assert [request.body["model"] for request in second.requests] == ["model-1"]
 
 
+def broken_off(streamed: bool) -> Any:
+    """An answer whose head comes, and nothing that could be passed on."""
+    part = scripted.HEADERS if streamed else '{"id": "resp_1", "outp'
+    return (200, [part, CUT], {} if streamed else {"Content-Type": "application/json"})
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("path", PATHS)
+async def test_the_next_route_is_tried_when_an_answer_breaks_off_before_any_of_it_was_passed_on(
+    gateway, upstream, second, path: str, streamed: bool
+) -> None:
+    anos = await gateway(routed(upstream.url, second.url))
+    upstream.answer(broken_off(streamed))
+    if streamed:
+        await anos.stream(path, model="gpt-4", **HI[path])
+    else:
+        assert (await call(anos, path)).status == 200
+    assert (len(upstream.requests), len(second.requests)) == (1, 1)
+
+
+def of_two_dialects(first: str, first_url: str, second: str, second_url: str) -> Json:
+    config = routed(first_url, second_url)
+    config["providers"]["up0"]["dialect"] = first
+    config["providers"]["up1"]["dialect"] = second
+    return config
+
+
+SEARCH = {"tools": [{"type": "web_search"}]}  # what no upstream of Chat Completions has
+
+
+async def test_a_route_that_cannot_carry_the_request_is_left_out(gateway, upstream, second) -> None:
+    anos = await gateway(of_two_dialects("chat", upstream.url, "responses", second.url))
+    assert (await call(anos, RESPONSES, **SEARCH)).status == 200
+    assert (len(upstream.requests), len(second.requests)) == (0, 1)
+
+
+async def test_a_failure_is_told_as_it_is_when_no_other_route_can_carry_the_request(
+    gateway, upstream, second
+) -> None:
+    anos = await gateway(of_two_dialects("responses", upstream.url, "chat", second.url))
+    upstream.answer(failure(503))
+    refused = await call(anos, RESPONSES, **SEARCH)
+    assert refused.status == 502
+    assert refused.error["message"] == "The upstream failed with status 503."
+    assert not second.requests
+
+
+async def test_a_request_that_no_route_can_carry_is_refused(gateway, upstream, second) -> None:
+    anos = await gateway(of_two_dialects("chat", upstream.url, "chat", second.url))
+    refused = await call(anos, RESPONSES, **SEARCH)
+    assert (refused.status, refused.error["param"]) == (400, "tools[0].type")
+    assert upstream.requests + second.requests == []
+
+
+async def test_a_budget_bounds_the_routes_that_can_carry_the_request(
+    gateway, upstream, second
+) -> None:
+    config = of_two_dialects("chat", upstream.url, "responses", second.url)
+    config["models"]["gpt-4"]["price"] = {"input_per_million_usd": 1, "output_per_million_usd": 1}
+    anos = await gateway(config | {"budgets": {"global": {"usd": 1, "window": "day"}}})
+    carried = await call(anos, CHAT, stop=["END"])
+    assert (carried.status, len(upstream.requests)) == (200, 1)
+
+
 async def test_a_route_that_cannot_be_reached_is_passed_over(gateway, second) -> None:
     anos = await gateway(routed(f"http://127.0.0.1:{free_port()}/v1", second.url))
     assert (await call(anos, RESPONSES)).status == 200

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from anos import items
 from anos.chat_passthrough import ChatPassthrough
+from anos.chat_stream import ChunkWriter
+from anos.dialect_responses import Reader
 from anos.errors import UpstreamError
 from anos.events import EventWriter
 from anos.items import Answer
 from anos.passthrough import ResponsesPassthrough
 from anos.scanner import Scanned
 from anos.scanner_dialects import ChatChunks, ResponsesEvents
+from anos.translated import Translated
 from guards.keywords import Pattern, Phrase, Rules
 from tests import grammar, scripted
 from tests.conftest import Json
@@ -456,6 +459,9 @@ NAMES = {"service_tier": "default", "system_fingerprint": "fp_0123456789"}
         {"service_tier": PHRASE},
         {"system_fingerprint": PHRASE},
         {"system_fingerprint": [{"x": PHRASE}]},
+        {"obfuscation": PHRASE},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "x": [PHRASE]}},
+        {"usage": {"prompt_tokens": 1, "completion_tokens": 1, PHRASE: 1}},
     ],
     ids=str,
 )
@@ -473,6 +479,54 @@ def test_whatever_else_a_chunk_says_is_looked_at(fields: Json, names: Json) -> N
     if all(type(value) is str for value in fields.values()):
         assert said(events) == "Fine. More."
         assert events[2].items() >= dict.fromkeys(fields, "***").items()
+
+
+@pytest.mark.parametrize("key", ["id", "object", "created", "model"])
+@pytest.mark.parametrize("at", [0, 2])
+@pytest.mark.parametrize("mode", ["block", "mask"])
+def test_what_every_chunk_repeats_is_looked_at_where_it_changes(
+    key: str, at: int, mode: str
+) -> None:
+    chunks = scripted.chat_stream(["Fine. ", "More. ", "And more. ", "And yet more."])
+    for each in chunks[at:-1]:
+        each[key] = PHRASE
+    scanned = streams("content", mode, RULES)
+    shown = fed(scanned, encoded(chunks)) + scanned.finish()[0]
+    assert PHRASE.encode() not in shown
+    assert (b"Fine. " in shown) == (at > 0 or mode == "mask")
+    assert (b"And yet more." in shown) == (mode == "mask")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"finish_reason": PHRASE},
+        {"index": PHRASE},
+        {"delta": {"content": "More.", "role": PHRASE}},
+        {"delta": {"tool_calls": [{"index": 0, "id": PHRASE, "type": "function"}]}},
+        {"delta": {"tool_calls": [{"index": 0, "id": "call_1", "type": PHRASE}]}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["block", "mask"])
+def test_whatever_else_a_choice_says_is_looked_at(fields: Json, mode: str) -> None:
+    chunks = scripted.chat_stream(["Fine. ", "More."])
+    chunks[2]["choices"][0] |= fields
+    scanned = streams("content", mode, RULES)
+    shown = fed(scanned, encoded(chunks)) + scanned.finish()[0]
+    assert b"Fine. " in shown
+    assert PHRASE.encode() not in shown
+    assert scanned.is_blocked == (mode == "block")
+
+
+@pytest.mark.parametrize("key", ["obfuscation", "item_id"])
+def test_what_pads_or_names_an_event_is_looked_at_if_it_is_more(key: str) -> None:
+    events = KINDS["output_text"](["Fine. ", "More."])
+    delta = next(each for each in events if each.get("delta") == "More.")
+    delta[key] = PHRASE
+    shown, _, _ = run("output_text", encoded(events))
+    assert said(shown).startswith("Fine. ")
+    assert PHRASE not in str(shown)
 
 
 def test_the_plain_names_in_a_chunk_are_no_texts() -> None:
@@ -805,3 +859,340 @@ def test_a_chat_without_a_chunk_of_its_own_for_the_role_is_closed_like_any_other
     last = grammar.parse(out)[-1]
     assert (last["id"], last["created"]) == ("c", 1)
     assert last["choices"][0]["finish_reason"] == "content_filter"
+
+
+# What an upstream hides ---------------------------------------------------------------------------
+
+
+def plain_chunk(delta: Json, reason: str | None = None, index: Any = 0, **fields: Any) -> Json:
+    (made,) = scripted.chat_chunks([delta])[1:2]
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason, **fields}
+    return {**made, "choices": [choice]}
+
+
+def shown_of(data: Iterable[bytes], mode: str = "block", rules: Rules = ONLY) -> bytes:
+    scanned = streams("content", mode, rules)
+    out = fed(scanned, data)
+    return out + scanned.finish()[0]
+
+
+@pytest.mark.parametrize("places", [[3], [9], [10], [3, 12]])
+@pytest.mark.parametrize("reasons", [["stop"] * 9, ["stop"] + [None] * 8], ids=["all", "first"])
+def test_a_choice_that_goes_on_after_its_finish_reason_is_looked_at(
+    places: list[int], reasons: list[str | None]
+) -> None:
+    texts = ["Fine: ", *cut(PHRASE, places), "."]
+    chunks = [
+        plain_chunk({"content": text}, reason) for text, reason in zip(texts, reasons, strict=False)
+    ]
+    raw = shown_of(encoded([*chunks, scripted.DONE]))
+    assert said(grammar.parse(raw, done=False)) == "Fine: "
+
+
+def test_a_choice_that_has_finished_is_not_waited_for() -> None:
+    chunks = [
+        plain_chunk({"content": "Fine, but forbidden "}, "stop"),
+        *[plain_chunk({"content": "I am the other. "}, index=1)] * 20,
+    ]
+    scanned = streams("content", "block", ONLY)
+    out = fed(scanned, encoded(chunks))
+    assert b"but forbidden " in out
+    assert out.count(b"I am the other.") == 20
+
+
+ORDER = b'data: {"id":"1","choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":null}]}\n'
+OTHER = ORDER.replace(b'"ok"', b'"forbidden phrase"')
+HIDDEN = {
+    "a comment": b"event: x\n%b: %b\n" % (OTHER.replace(b"data: ", b"data:"), ORDER),
+    "an id": b"event: x\n%bid: %b\n" % (OTHER.replace(b"data: ", b"data:"), ORDER),
+    "before a comment": b": %b\n%b\n" % (ORDER, OTHER.replace(b"data: ", b"data:")),
+    "a name": b"event: forbidden phrase\n" + ORDER + b"\n",
+    "a comment alone": b": forbidden phrase\n" + ORDER + b"\n",
+    "an id alone": b"id: forbidden phrase\n" + ORDER + b"\n",
+    "a field again": ORDER.replace(b'"ok"', b'"forbidden phrase","content":"ok"') + b"\n",
+    "choices again": b'data: {"choices":[{"index":0,"delta":{"content":"forbidden phrase"}}],'
+    + ORDER[7:]
+    + b"\n",
+    "an escaped name again": ORDER.replace(b'"ok"', b'"forbidden phrase","c\\u006fntent":"ok"')
+    + b"\n",
+}
+
+
+@pytest.mark.parametrize("mode", ["block", "mask", "monitor"])
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_client_reads_what_was_looked_at(name: str, mode: str, count: int) -> None:
+    usual = [plain_chunk({"content": "Fine. "})] * count
+    raw = b"".join([*encoded(usual), HIDDEN[name]])
+    scanned = streams("content", mode, ONLY)
+    out = scanned._screened(raw)
+    assert out.startswith(b"".join(encoded(usual)))
+    assert all(line.startswith(b"data: {") for line in out.split(b"\n\n")[:-1])
+    scanned._cleared()
+    is_shown = mode == "monitor" and bool(scanned.found)
+    assert (b"forbidden phrase" in out) == is_shown
+
+
+def test_a_field_that_is_there_twice_is_shown_as_it_was_read() -> None:
+    events = [scripted.encode(delta("fine. ", number)) for number in range(3)]
+    twice = events[1].replace(b'"delta": "fine. "', b'"delta": "forbidden", "delta": "fine. "')
+    out, _, _ = screened("deltas", "block", [events[0], twice, events[2]])
+    assert b"forbidden" not in out
+    assert said(grammar.parse(out)[:3]) == "fine. fine. fine. "
+
+
+ODD_LOGPROBS: list[Any] = [
+    {"content": [{"logprob": 0}]},
+    {"content": [{"token": None}]},
+    {"content": [{"token": 3}]},
+    {"content": "abc"},
+    {"content": {"a": 1}},
+    {"content": [{"token": "x", "top_logprobs": ["a"]}]},
+    {"content": [{"token": "x", "top_logprobs": [{"token": 3}]}]},
+    {"content": [{"token": "x", "top_logprobs": 3}]},
+    {"version": "1"},
+    {"tokens": ["Fi", "ne"], "token_logprobs": [-0.1, None], "text_offset": [0, 2]},
+    [1],
+    "abc",
+]
+
+
+@pytest.mark.parametrize("logprobs", ODD_LOGPROBS, ids=str)
+def test_odd_logprobs_pass(logprobs: Any) -> None:
+    *chunks, done = encoded(
+        [*[plain_chunk({"content": "Fine. "}, logprobs=logprobs)] * 2, scripted.DONE]
+    )
+    assert shown_of([*chunks, done]).startswith(b"".join(chunks))
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"content": [entry("ok", note=PHRASE)]},
+        {"content": [entry("ok", **{PHRASE: 1})]},
+        {"content": [entry("ok", top_logprobs=[entry("ok", note=PHRASE)])]},
+        {"content": [entry("ok", bytes=[PHRASE])]},
+        {"content": [{"token": [PHRASE]}]},
+        {"content": PHRASE},
+        {"tokens": ["forb", "idden ph", "rase"]},
+        {PHRASE: []},
+        [PHRASE],
+        PHRASE,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["block", "mask"])
+def test_whatever_else_logprobs_say_is_looked_at(logprobs: Any, mode: str) -> None:
+    chunk = plain_chunk({"content": "Fine. "}, logprobs=logprobs)
+    raw = shown_of(encoded([chunk, scripted.DONE]), mode)
+    assert b"phrase" not in raw
+    assert b"rase" not in raw
+
+
+@pytest.mark.parametrize(
+    "index", [[1], {"a": 1}, "0", 0.0, False, "", None, "one"], ids=lambda index: repr(index)
+)
+def test_a_choice_with_an_odd_number_is_looked_at(index: Any) -> None:
+    texts = [("Fine: forbidden ", 0), ("phrase. ", index)]
+    chunks = [plain_chunk({"content": text}, index=at) for text, at in texts]
+    whole = [plain_chunk({"content": PHRASE}, index=index)]
+    if index != "one":
+        assert b"phrase" not in shown_of(encoded([*chunks, scripted.DONE]))
+    assert (
+        b"phrase" not in shown_of(encoded([*chunks, *whole, scripted.DONE])).partition(b"Fine")[0]
+    )
+    assert b"content_filter" in shown_of(encoded([chunks[0], *whole, scripted.DONE]))
+
+
+WORD = Rules([Phrase("zorkmid", "r")])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "zorkmid"},
+        {"id": "zorkmid"},
+        {"object": "zorkmid"},
+        {"system_fingerprint": "zorkmid"},
+        {"usage": {"zorkmid": 1}},
+        {"zorkmid": 1},
+        {"choices": [{"index": 0, "delta": {"content": "ok"}, "finish_reason": "zorkmid"}]},
+        {"choices": [{"index": 0, "delta": {"content": "ok"}, "zorkmid": None}]},
+        {"choices": [{"index": 0, "delta": {"content": "ok", "zorkmid": 1}}]},
+        {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "type": "zorkmid"}]}}]},
+        {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "zorkmid": {}}]}}]},
+        {"choices": [{"index": 0, "delta": {"annotations": [{"title": "zorkmid"}]}}]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["block", "mask"])
+def test_a_word_in_any_place_of_a_chunk_is_looked_at(fields: Json, mode: str) -> None:
+    first = {**plain_chunk({"content": "Fine. "}), "system_fingerprint": "fp_1"}
+    chunks = [first, {**first, **fields}, plain_chunk({"annotations": [{"title": "bury"}]})]
+    raw = shown_of(encoded([*chunks, scripted.DONE]), mode, WORD)
+    assert b"Fine. " in raw
+    assert b"zorkmid" not in raw
+
+
+NOT_SAID: dict[str, Callable[[Json], None]] = {
+    "the type of an event": says(f"{TEXT}.annotation.added", type="zorkmid"),
+    "the name of a field": says(f"{TEXT}.delta", zorkmid=1),
+    "a number": says(f"{TEXT}.delta", annotation_index="zorkmid"),
+    "another number": says(f"{TEXT}.delta", command_index="zorkmid"),
+    "padding": says(f"{TEXT}.delta", obfuscation="zorkmid-"),
+    "a field of a token": says(f"{TEXT}.delta", logprobs=[entry("fine", note="zorkmid")]),
+    "a field of an alternative": says(
+        f"{TEXT}.delta", logprobs=[entry("fine", top_logprobs=[entry("fine", note="zorkmid")])]
+    ),
+    "the name of a field of a part": says(
+        "response.content_part.done", part={"type": "output_text", "text": SAID, "zorkmid": 1}
+    ),
+    "what looks like a token": says(
+        "response.output_item.done",
+        item=scripted.message(SAID, x={"token": "zorkmid", "logprob": 0}),
+    ),
+    "a field of a token of an item": says(
+        "response.output_item.done",
+        item=scripted.message(
+            SAID,
+            content=[
+                {"type": "output_text", "text": SAID, "logprobs": [entry(SAID, note="zorkmid")]}
+            ],
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", ["block", "mask"])
+@pytest.mark.parametrize("name", NOT_SAID)
+def test_a_word_in_any_place_of_an_event_is_looked_at(name: str, mode: str) -> None:
+    annotation = {"type": "response.output_text.annotation.added", "annotation": {}}
+    scanned = streams("output_text", mode, WORD)
+    events = scripted.responses_stream(["That is ", "fine."])
+    events.insert(5, annotation)
+    for event in events:
+        if event.get("delta") != "That is ":
+            NOT_SAID[name](event)
+    raw = b"".join(scanned._screened(scripted.encode(event)) for event in events[:-1])
+    assert b"That is " in raw
+    assert b"zorkmid" not in raw.lower()
+
+
+def test_the_name_of_a_field_of_the_last_event_is_looked_at() -> None:
+    events = scripted.responses_stream([SAID], zorkmid=1)
+    shown, answer, _ = run("output_text", encoded(events), rules=WORD)
+    assert "zorkmid" not in str(shown)
+    assert answer.incomplete_reason == "content_filter"
+
+
+def test_a_cut_leaves_no_part_of_a_word_of_another_choice() -> None:
+    rules = Rules([Phrase("casino", "c"), Phrase(PHRASE, "r")])
+    texts = [(1, "Fine: "), (0, "forbidden "), (1, "casi"), (1, "no"), (1, "x. "), (0, "phrase.")]
+    chunks = [plain_chunk({"content": text}, index=index) for index, text in texts]
+    raw = shown_of(encoded([*chunks, scripted.DONE]), rules=rules)
+    assert b"casi" not in raw
+
+
+@pytest.mark.parametrize("kind", ["output_text", "content"])
+def test_what_is_held_when_the_client_has_left_was_not_said(kind: str) -> None:
+    stream = KINDS[kind](["Fine: ", "forbidden ", "…"])
+    at = next(i for i, each in enumerate(stream) if "…" in str(each))
+    scanned = streams(kind, "block", ONLY)
+    out = fed(scanned, encoded(stream[:at]))
+    scanned.drop()
+    closing, answer = scanned.abort("cancelled", None)
+    assert said(grammar.parse(out + closing)) == "Fine: "
+    assert answer.status == "cancelled"
+    if kind == "output_text":
+        assert said_by(answer.output) == "Fine: "
+
+
+# Translated ---------------------------------------------------------------------------------------
+
+
+def translated(mode: str) -> Scanned:
+    writer = EventWriter(BASE, 0)
+    chunks = ChunkWriter(id="chatcmpl_1", model="m", created=1, include_usage=False)
+    inner = Translated(Reader(writer, shows_encrypted=False), chunks, writer)
+    return Scanned(inner, ChatChunks(wants_usage=False), ONLY, mode)
+
+
+JOINED: dict[str, Callable[[str, str], list[Json]]] = {
+    "parts": lambda a, b: [scripted.message(a, b)],
+    "items": lambda a, b: [scripted.message(a), scripted.message(b, id="msg_2")],
+    "items around another": lambda a, b: [
+        scripted.message(a),
+        scripted.reasoning("Hm."),
+        scripted.message(b, id="msg_2"),
+    ],
+}
+
+
+@pytest.mark.parametrize("mode", ["block", "mask"])
+@pytest.mark.parametrize("name", JOINED)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (f"Fine: {PHRASE}", "More."),
+        ("Fine", f"{PHRASE} and more."),
+        *[(f"Fine: {PHRASE[:at]}", f"{PHRASE[at:]}.") for at in (3, 9, 10, 13)],
+    ],
+)
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_phrase_at_the_edge_of_a_part_does_not_reach_a_chat_client(
+    name: str, mode: str, first: str, second: str, pieces: int
+) -> None:
+    scanned = translated(mode)
+    data = encoded(scripted.responses_events(JOINED[name](first, second), pieces=pieces))
+    out = fed(scanned, data)
+    closing, answer = scanned.finish()
+    raw = out + closing + scanned.terminal(answer, items.final_response(BASE, answer, 1))
+    shown = "".join(
+        choice["delta"].get("content") or ""
+        for event in grammar.parse(raw)
+        for choice in event["choices"]
+    )
+    assert "forb" not in shown or "rase" not in shown
+    assert "phrase" not in shown
+    assert shown.startswith("Fine")
+    if mode == "block":
+        assert answer.incomplete_reason == "content_filter"
+
+
+# Where looking fails ------------------------------------------------------------------------------
+
+# More than waits: what is said last may become a phrase, and what follows is large.
+HEAVY: list[Any] = [
+    plain_chunk({"content": "Fine: "}),
+    plain_chunk({"content": "forbidden "}),
+    *[{**plain_chunk({}), "note": f"{n} " + "x" * 50_000} for n in range(30)],
+    plain_chunk({"content": "end."}),
+    plain_chunk({}, "stop"),
+    scripted.DONE,
+]
+
+
+@pytest.mark.parametrize("size", [None, 1 << 22], ids=["one by one", "at once"])
+def test_a_stream_that_cannot_be_looked_at_ends_as_at_a_match(size: int | None) -> None:
+    data = encoded(HEAVY)
+    scanned = streams("content", "block", ONLY)
+    out = fed(scanned, data if size is None else [b"".join(data)])
+    closing, answer = scanned.finish()
+    raw = out + closing + scanned.terminal(answer, {})
+    assert (scanned.error, scanned.is_blocked) == ("failed", True)
+    assert said(grammar.parse(raw)) == "Fine: "
+    assert answer.incomplete_reason == "content_filter"
+
+
+@pytest.mark.parametrize("mode", ["block", "mask"])
+@pytest.mark.parametrize("size", [None, 1 << 22], ids=["one by one", "at once"])
+def test_a_stream_that_cannot_be_looked_at_passes_if_it_is_to(size: int | None, mode: str) -> None:
+    data = encoded(HEAVY)
+    scanned = Scanned(
+        ChatPassthrough(wants_usage=True), ChatChunks(wants_usage=True), ONLY, mode, "pass"
+    )
+    out = fed(scanned, data if size is None else [b"".join(data)])
+    closing, answer = scanned.finish()
+    assert (scanned.error, scanned.is_blocked) == ("failed", False)
+    assert out + closing == b"".join(data[:-1])
+    assert answer.status == "completed"

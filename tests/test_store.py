@@ -36,6 +36,7 @@ from anos.store import (
     StoreUnavailable,
     UnknownItem,
 )
+from tests import records
 
 ROOT = Path(__file__).parent.parent
 SQL = ROOT / "store.sql"
@@ -57,17 +58,7 @@ def begin(response: ResponseRecord) -> Begin:
 
 
 def exchange(**changes: Any) -> ExchangeRecord:
-    values = {
-        "request_id": "req",
-        "started_ms": 1,
-        "duration_us": 1,
-        "key": "master",
-        "project": A,
-        "method": "POST",
-        "route": "/v1/responses",
-        "status": 200,
-    }
-    return ExchangeRecord(**(values | changes))
+    return records.exchange(**({"key": "master", "project": A, "model": None} | changes))
 
 
 def item(item_id: str, text: str = "") -> tuple[str, bytes]:
@@ -100,7 +91,9 @@ async def save(
 
 def finish(response_id: str, *output: str, status: str = "completed") -> Finish:
     body = json.dumps({"id": response_id, "status": status}).encode()
-    return Finish(exchange(), response_id, A, status, 3000, body, [item(name) for name in output])
+    items = [item(name) for name in output]
+    ended = record(response_id, status=status, completed_ms=3000, body=body, output=items)
+    return Finish(exchange(), ended)
 
 
 def ids(bodies: list[bytes]) -> list[str]:
@@ -347,8 +340,8 @@ async def test_jobs_submitted_together_are_committed_together(store: Store) -> N
 
 
 async def test_a_faulty_job_fails_alone(store: Store, tmp_path: Path) -> None:
-    records = [record("good"), record("good"), record("bad\ud800"), record("also good", "good")]
-    jobs = [store.submit(Save(exchange(), one)) for one in records]
+    saved = [record("good"), record("good"), record("bad\ud800"), record("also good", "good")]
+    jobs = [store.submit(Save(exchange(), one)) for one in saved]
     outcomes = await asyncio.gather(*jobs, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [
         type(None),
@@ -643,7 +636,7 @@ def test_no_statement_sorts_or_scans_where_an_index_should_serve(tmp_path: Path)
     for migration in schema.migrations:
         connection.executescript(migration)
     # These walk an index on purpose: a partial one, and one for its last entry.
-    walks = {"unfinished_responses", "last_seq", "last_exchange", "last_change"}
+    walks = {"unfinished_responses", "last_seq", "end_of_exchanges", "end_of_changes"}
     # These are small tables that are read whole, and the tail of a log.
     walks |= {"reservations", "keys", "recent_exchanges", "oldest_bodies"}
     walks |= {"ends_of_spend", "ends_of_responses"}

@@ -18,7 +18,9 @@ PATTERNS = [Pattern("x[0-9]{2,4}y", "p1"), Pattern(r"\bq\b", "p2")]
 ALLOW = ["bad dab", "ab ab"]
 PHRASES_ONLY = Rules([Phrase(text, text) for text in PHRASES], [], ALLOW)
 RULES = Rules(PHRASES_ONLY.phrases, PATTERNS, ALLOW)
+TAGS = {letter: chr(0xE0000 + ord(letter)) for letter in "abcd +"}
 PIECES = [*"abcdegilpqsxyAзп418!@$+|.-_ \n\u200b\u0301禁止éﬁ", "  ", *PHRASES, *ALLOW, "x12y"]
+PIECES += [*"²™½ᵇ⒜Ꭺ\u180b", *TAGS.values()]  # noqa: RUF001
 
 
 def scan(rules: Rules, pieces: Iterable[str | None]) -> Match | None:
@@ -93,6 +95,16 @@ def test_a_phrase_at_the_end_counts_when_the_text_ends_or_the_word_does() -> Non
     assert scanner.finish() == Match(2, 6, "r", "")
     assert scan(rules, ["a bomb", "astic"]) is None
     assert scan(rules, ["a bomb", "."]) == Match(2, 6, "r", "")
+
+
+def test_a_sign_in_a_word_begins_no_phrase_however_often_it_stands_there() -> None:
+    rules = Rules([Phrase("ab", "r")])
+    text = "2@@b 2@@@b"
+    assert not rules.scan(text)
+    for count in range(4):
+        for cuts in itertools.combinations(range(1, len(text)), count):
+            assert scan(rules, cut(text, cuts)) is None
+    assert scan(rules, ["2 @", "b"]) == Match(2, 4, "r", "")
 
 
 def test_a_phrase_that_two_parts_share_is_found_joined_and_apart() -> None:

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from anos.schema import (
 )
 from anos.state import GATEWAY
 from anos.store import Store
+from tests import records
 from tests.conftest import ROOT, Gateway, Json
 from tests.test_cli import served
 
@@ -38,19 +40,8 @@ NOW_MS = 1_000 * DAY_MS
 
 
 def exchange(age_days: float, **changes: Any) -> ExchangeRecord:
-    values: Json = {
-        "request_id": "req",
-        "started_ms": int(NOW_MS - age_days * DAY_MS),
-        "duration_us": 1,
-        "key": "ci",
-        "project": "key:ci",
-        "method": "POST",
-        "route": "/v1/responses",
-        "status": 200,
-        "model": "gpt-4",
-        "cost": 5,
-    }
-    return ExchangeRecord(**(values | changes))
+    values = {"started_ms": int(NOW_MS - age_days * DAY_MS), "cost": 5}
+    return records.exchange(**(values | changes))
 
 
 def change(age_days: float) -> ChangeRecord:
@@ -281,7 +272,8 @@ async def test_a_file_that_cannot_shrink_stays_as_large_and_works(tmp_path: Path
 
 
 async def test_a_backup_made_while_rows_are_written_is_whole(store: Store, tmp_path: Path) -> None:
-    await save(store, *[1] * 500, request_body=bytes(20_000))
+    body = bytes(20_000)
+    await save(store, *[1] * 500, request_body=body, request_digest=sha256(body).hexdigest())
     ended = asyncio.Event()
 
     async def write() -> None:
@@ -403,6 +395,8 @@ def test_a_backup_from_the_shell_opens_and_verifies(tmp_path: Path, capsys) -> N
     out, err = capsys.readouterr()
     assert out.endswith(" bytes, 2 exchanges\n")
     assert "keep " in err
+    with pytest.raises(SystemExit, match=r"/none/copy\.db: No such file or directory$"):
+        served("backup", str(tmp_path / "none" / "copy.db"), *flags)
     with pytest.raises(SystemExit, match="exists already"):
         served("backup", str(tmp_path / "copy.db"), *flags)
     assert served("audit", "check", "--database", str(tmp_path / "copy.db")) == (0, [])

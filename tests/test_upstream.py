@@ -208,7 +208,33 @@ async def test_any_body_of_an_error_becomes_an_envelope(
     }
 
 
-@pytest.mark.parametrize("delay", ["\xff", f"{SECRET}", "1" * 100])
+async def test_a_code_a_type_and_a_param_are_words_and_no_place_for_a_text(
+    gateway, upstream
+) -> None:
+    said = {"message": "No.", "type": "buy now", "code": "cheap pills", "param": "a\nb"}
+    upstream.answer(refusal(400, said))
+    reply = await (await gateway()).post("/v1/responses", input="hi")
+    assert failure(reply, 400, "upstream_error") == {
+        "message": "No.",
+        "type": "invalid_request_error",
+        "param": "",
+        "code": "upstream_error",
+    }
+
+
+@pytest.mark.parametrize("status", ["failed", "incomplete"])
+async def test_a_reason_and_the_code_of_a_failure_are_words(gateway, upstream, status: str) -> None:
+    error = {"code": "cheap pills", "message": "No."} if status == "failed" else None
+    body = scripted.responses_body(
+        [], status=status, error=error, incomplete_details={"reason": "cheap pills"}
+    )
+    upstream.answer(body)
+    reply = await (await gateway()).post("/v1/responses", input="hi")
+    assert reply.body["status"] == status
+    assert b"cheap" not in reply.raw
+
+
+@pytest.mark.parametrize("delay", ["\xff", f"{SECRET}", "1" * 100, "cheap pills", "Mon, soon"])
 async def test_a_delay_that_is_none_is_not_passed(gateway, upstream, delay: str) -> None:
     upstream.answer(refusal(429, {"message": "Slow down."}, {"Retry-After": delay}))
     reply = await (await gateway()).post("/v1/responses", input="hi")
