@@ -136,10 +136,6 @@ class Rules:
         matches = at_once(self.steps(text, most=1))
         return matches[0] if matches else None
 
-    def scan_json(self, text: str) -> list[Match]:
-        """As `scan`, of what the strings in a text of JSON mean; positions are those in `text`."""
-        return at_once(self.steps(text, is_json=True, most=_MOST_MATCHES))
-
     def steps(
         self, text: str, *, is_json: bool = False, most: int | None = None
     ) -> Turns[list[Match]]:

@@ -12,7 +12,7 @@ import pytest
 
 from anos.store import ReservationRecord, Reserve, Save, Store
 from tests import scripted
-from tests.conftest import ROOT, Gateway, Json, base_config, free_port, spawn
+from tests.conftest import ROOT, Gateway, Json, Process, base_config, free_port, spawn
 from tests.records import exchange
 from tests.scripted import silence
 from tests.test_exchanges import CHAT, RESPONSES, row, some
@@ -31,6 +31,21 @@ def reservations(folder: Path) -> list[int]:
     return [micro for (micro,) in rows]
 
 
+async def lost_call(
+    anos: Process, upstream: scripted.Upstream, folder: Path, path: str, **body: Any
+) -> None:
+    """A call that a kill ends when it runs and is noted."""
+    asking = asyncio.create_task(ask(anos, path, **body))
+    await upstream.received(1)
+
+    async def is_noted() -> bool:
+        return reservations(folder) == [0]
+
+    await until(is_noted)
+    await anos.kill()
+    await asyncio.gather(asking, return_exceptions=True)
+
+
 # Calls that a crash ends --------------------------------------------------------------------------
 
 
@@ -42,16 +57,7 @@ async def test_a_call_without_a_budget_has_its_row_after_a_crash_and_counts(
     limit = {"requests_per_minute": 3, "tokens_per_minute": 4000}
     config = NO_BUDGET | {"limits": {"default": limit}}
     upstream.answer([silence()], scripted.responses_text("Hi"))
-    first = await process(config)
-    asking = asyncio.create_task(ask(first, path, stream=streamed))
-    await upstream.received(1)
-
-    async def is_noted() -> bool:
-        return reservations(tmp_path) == [0]
-
-    await until(is_noted)
-    await first.kill()
-    await asyncio.gather(asking, return_exceptions=True)
+    await lost_call(await process(config), upstream, tmp_path, path, stream=streamed)
     second = await process(config)
     answer = await ask(second, path)
     assert answer.headers["x-ratelimit-remaining-requests"] == "1"
@@ -73,16 +79,7 @@ async def test_a_call_that_is_looked_at_when_a_crash_ends_it_has_its_row(
     guards = {"input": "block", "backend": "endpoint", "provider": "up", "deadline_ms": 60_000}
     config = NO_BUDGET | {"guards": {"moderation": guards}}
     upstream.answer([silence()])
-    first = await process(config)
-    asking = asyncio.create_task(ask(first))
-    await upstream.received(1)
-
-    async def is_noted() -> bool:
-        return reservations(tmp_path) == [0]
-
-    await until(is_noted)
-    await first.kill()
-    await asyncio.gather(asking, return_exceptions=True)
+    await lost_call(await process(config), upstream, tmp_path, RESPONSES)
     await process(config)
     (lost,) = exchanges(tmp_path)
     assert some(lost, "key", "error_code", "cost", "counted") == ("ann", "gateway_restarted", 0, 1)

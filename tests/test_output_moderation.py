@@ -6,6 +6,7 @@ import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -485,20 +486,29 @@ async def arrived(anos: Gateway, chunks: list[Any]) -> None:
             await asyncio.sleep(0)
 
 
+@asynccontextmanager
+async def waiting(
+    gateway: Start, upstream: Upstream, judge: Upstream, dialect: str, *, is_judged: bool
+) -> AsyncIterator[tuple[Gateway, Any, str]]:
+    """A stream whose "Hello" waits: to be judged, or while it is; with it the response's id."""
+    anos = await gateway(moderated(judge, dialect), Bounds(hold_s=0.01 if is_judged else 3600))
+    judge.answer([silence()])
+    chunks = held_after(dialect, "Hello")
+    upstream.answer([*chunks, silence()])
+    async with anos.open_stream("/v1/responses", input="Hi") as response:
+        made = await begun(anos, response)
+        await (judge.received(1) if is_judged else arrived(anos, chunks))
+        yield anos, response, made
+
+
 @pytest.mark.parametrize("is_judged", [True, False], ids=["judged", "held"])
 @pytest.mark.parametrize("dialect", ["responses", "chat"])
 async def test_a_cancel_lets_out_nothing_that_waits(
     gateway: Start, upstream: Upstream, judge: Upstream, dialect: str, is_judged: bool
 ) -> None:
-    bounds = Bounds(hold_s=0.01 if is_judged else 3600)
-    anos = await gateway(moderated(judge, dialect), bounds)
-    judge.answer([silence()])
-    chunks = held_after(dialect, "Hello")
-    upstream.answer([*chunks, silence()])
     events = []
-    async with anos.open_stream("/v1/responses", input="Hi") as response:
-        made = await begun(anos, response)
-        await (judge.received(1) if is_judged else arrived(anos, chunks))
+    held = waiting(gateway, upstream, judge, dialect, is_judged=is_judged)
+    async with held as (anos, response, made):
         assert (await anos.request("POST", f"/v1/responses/{made}/cancel")).status == 200
         while (event := await anos.next_event(response)) is not None:
             events.append(event)
@@ -516,14 +526,9 @@ async def test_a_cancel_lets_out_nothing_that_waits(
 async def test_a_client_that_leaves_stops_model_and_judge_and_nothing_that_waits_is_stored(
     gateway: Start, upstream: Upstream, judge: Upstream, dialect: str, is_judged: bool
 ) -> None:
-    bounds = Bounds(hold_s=0.01 if is_judged else 3600)
-    anos = await gateway(moderated(judge, dialect), bounds)
-    judge.answer([silence()])
-    upstream.answer([*held_after(dialect, "Hello"), silence()])
-    async with anos.open_stream("/v1/responses", input="Hi") as response:
-        made = await begun(anos, response)
-        if is_judged:
-            await judge.received(1)
+    held = waiting(gateway, upstream, judge, dialect, is_judged=is_judged)
+    async with held as (anos, _, made):
+        pass  # and the client leaves
     await asyncio.wait_for(upstream.disconnected.wait(), 5)
     if is_judged:
         await asyncio.wait_for(judge.disconnected.wait(), 5)
