@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV = .venv
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes
 LOCK = $(VENV)/bin/pip-compile --quiet --generate-hashes --strip-extras --no-header --no-emit-options $(ARGS)
+# Several tests at a time; what they measure is not to be trusted then.
+WORKERS = auto --maxprocesses 4
 NODE_MODULES = tests/node/node_modules/.package-lock.json
 
 .PHONY: help run test check torture bench prices lock clean
@@ -14,12 +16,13 @@ run: $(VENV)/run.stamp ## install what is needed and start the gateway (ARGS="--
 	@exec $(VENV)/bin/python anos_gateway.py $(ARGS)
 
 test: $(VENV)/test.stamp $(NODE_MODULES) ## run the tests (ARGS="-k cancel")
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) $(ARGS)
 
 check: $(VENV)/test.stamp ## lint, types and the tests: what has to pass before a change lands
 	$(VENV)/bin/ruff check . && $(VENV)/bin/mypy && $(MAKE) test
 
 torture: export ANOS_TORTURE = 1
+torture: WORKERS = 0
 torture: test ## the same tests at their full counts: minutes to an hour
 
 bench: $(VENV)/run.stamp ## a small measurement of the cost of a request and of a streamed chunk

@@ -102,11 +102,11 @@ _COMMON = _words("""
     reasoning reasoning_effort include_reasoning reasoning_format thinking verbosity modalities
     chat_template_kwargs usage
 """)
-_OF_RESPONSES = _COMMON | _words(
+OF_RESPONSES = _COMMON | _words(
     "instructions previous_response_id background include max_tool_calls max_output_tokens text"
     " truncation"
 )
-_OF_CHAT = _COMMON | _words("messages n functions function_call")
+OF_CHAT = _COMMON | _words("messages n functions function_call")
 _OF_MESSAGE = _words("""
     role content name refusal tool_calls tool_call_id function_call prefix cache_control annotations
     reasoning reasoning_content reasoning_details thinking_blocks provider_specific_fields
@@ -187,12 +187,12 @@ def unbounded_in_responses(
     """
     if _in_items(history):
         return "previous_response_id"
-    return _in_fields(request, _OF_RESPONSES) or _in_items(own)
+    return _in_fields(request, OF_RESPONSES) or _in_items(own)
 
 
 def unbounded_in_chat(tree: Fields) -> str | None:
     """The same of a validated Chat Completions request."""
-    return _in_fields(tree, _OF_CHAT) or _in_messages(tree["messages"])
+    return _in_fields(tree, OF_CHAT) or _in_messages(tree["messages"])
 
 
 def _in_fields(request: Fields, known: Set[str]) -> str | None:

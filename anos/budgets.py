@@ -23,6 +23,8 @@ New = tuple[str, Budget]  # an account, and a budget it did not have
 Payers = tuple[str, ...]  # the accounts that a cost is of, whether they have budgets or not
 
 _NONE: dict[Spec, Budget] = {}
+# Until then a call that runs may have ended, and given back what it did not use.
+_RETRY_S = "1"
 
 
 class Reservation(Struct, eq=False):
@@ -127,7 +129,7 @@ class Budgets:
         """Hold so many micro-dollars in every budget of the accounts, each named once.
 
         It is to be settled. Raises BudgetExceeded, holding nothing, if one of them has not so much
-        left.
+        left; it may be tried again where only calls that run are in the way.
         """
         reservation = Reservation(micro, at_ms, payers, self)
         for account in payers:
@@ -135,7 +137,7 @@ class Budgets:
                 start_ms = budget.reserve(at_ms, micro)
                 if start_ms is None:
                     reservation.settle(0)
-                    raise _exceeded(account, spec, budget, micro, at_ms)
+                    raise _refusal(account, spec, budget, micro, at_ms)
                 reservation.parts.append((budget, start_ms))
         self._held[reservation] = None
         return reservation
@@ -177,6 +179,11 @@ class Budgets:
                 if budget.window.bounds(at_ms)[0] <= charged_ms:
                     budget.settle(charged_ms, 0, micro)
 
+    def spent(self, account: str, at_ms: int) -> list[int]:
+        """What each budget of an account has spent in its period, without what is held."""
+        budgets = self._accounts.get(account, _NONE).values()
+        return [budget.settled(at_ms) for budget in budgets]
+
     def state(self, account: str, at_ms: int) -> list[dict[str, object]]:
         """Each budget of an account as operators see it; amounts in dollars."""
         return [
@@ -205,12 +212,19 @@ def _amounts(spec: Spec) -> tuple[int, int | None]:
     return micro_usd(repr(spec.usd)), soft
 
 
-def _exceeded(account: str, spec: Spec, budget: Budget, micro: int, at_ms: int) -> BudgetExceeded:
-    spent = budget.limit - budget.remaining(at_ms)
+def _refusal(account: str, spec: Spec, budget: Budget, micro: int, at_ms: int) -> BudgetExceeded:
+    spent = budget.settled(at_ms)
+    held = budget.limit - budget.remaining(at_ms) - spent
+    sums = f"Current cost: {_usd(spent)}, Max budget: {_usd(budget.limit)}"
+    why = f"{account} per {spec.window}; this request may cost up to {_usd(micro)}"
+    if spent + micro <= budget.limit:
+        return BudgetExceeded(
+            f"Budget is held by calls that run. {sums} ({why}, and {_usd(held)} is held)",
+            code="rate_limit_exceeded",
+            headers={"Retry-After": _RETRY_S},
+        )
     return BudgetExceeded(
-        f"Budget has been exceeded! Current cost: {_usd(spent)}, Max budget: {_usd(budget.limit)} "
-        f"({account} per {spec.window}; this request may cost up to {_usd(micro)})",
-        headers={"x-should-retry": "false"},
+        f"Budget has been exceeded! {sums} ({why})", headers={"x-should-retry": "false"}
     )
 
 

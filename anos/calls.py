@@ -17,7 +17,9 @@ from anos.extract import (
     Found,
     chat_texts,
     completion_texts,
+    joined_texts,
     output_texts,
+    reason_texts,
     response_texts,
     responses_texts,
 )
@@ -53,11 +55,13 @@ class Call(Protocol):
     def texts(self) -> list[str]:
         """Every string the model will see."""
 
-    def found(self, resolved: Sequence[Item], recalled: Collection[int]) -> list[Found]:
+    def found(
+        self, resolved: Sequence[Item], recalled: Collection[int], with_tools: bool
+    ) -> list[Found]:
         """The same with sources and places, but for what was cleared before.
 
         `resolved` are the items of the request before some were left out, if any were; the store
-        had those at the positions `recalled`.
+        had those at the positions `recalled`. Of the source `tools` only `with_tools`.
         """
 
     def joined(self) -> Iterator[Found]:
@@ -139,14 +143,16 @@ class ResponsesCall:
         settings = [request[name] for name in _READ if request.get(name)]
         return items.texts([*settings, *self.turn.history, *self.turn.input])
 
-    def found(self, resolved: Sequence[Item], recalled: Collection[int]) -> list[Found]:
+    def found(
+        self, resolved: Sequence[Item], recalled: Collection[int], with_tools: bool
+    ) -> list[Found]:
         turn = self.turn
         history = turn.history[turn.cleared :]
         if resolved is turn.input:
-            return responses_texts(turn.request, history, turn.input, ())
+            return responses_texts(turn.request, history, turn.input, (), with_tools)
         references = {id(resolved[index]) for index in recalled}
         sent = [at for at, item in enumerate(turn.input) if id(item) in references]
-        seen = responses_texts(turn.request, history, turn.input, sent)
+        seen = responses_texts(turn.request, history, turn.input, sent, with_tools)
         known = set(map(id, turn.input))
         unsent = [(at, item) for at, item in enumerate(resolved) if id(item) not in known]
         of_store = [n for n, (at, _) in enumerate(unsent) if at in recalled]
@@ -167,18 +173,19 @@ class ResponsesCall:
         found = [found for item in answer.output for found in output_texts(item)]
         if (error := answer.error) is not None:
             found += [Found("other", error[n], error, n, False, True) for n in ("code", "message")]
-        return found + response_texts(answer.extra)
+        answer.extra = items.settings_told(answer.extra, self.sent)
+        return found + reason_texts(answer) + response_texts(answer.extra)
 
     def together(self, answer: Answer) -> Iterator[Found]:
-        return _together(answer)
+        return joined_texts(answer)
 
     def masked_answer(self) -> None:
         """The answer is made of its items."""
 
     def events(self, now_ms: int) -> "Dialect":
-        from anos.scanner_dialects import ResponsesEvents  # not loaded where no guard reads
+        from anos.scanner_responses import ResponsesEvents  # not loaded where no guard reads
 
-        return ResponsesEvents(self.shown(self.base), now_ms)
+        return ResponsesEvents(self.shown(self.base), now_ms, self.sent)
 
     def extra(self) -> str | None:
         return unbounded_in_responses(self.turn.request, self.turn.history, self.turn.input)
@@ -241,8 +248,10 @@ class ChatCall:
         tree = self._tree
         return items.texts([tree[name] for name in _CHAT_READ if tree.get(name)])
 
-    def found(self, resolved: Sequence[Item], recalled: Collection[int]) -> list[Found]:
-        return chat_texts(self._tree)
+    def found(
+        self, resolved: Sequence[Item], recalled: Collection[int], with_tools: bool
+    ) -> list[Found]:
+        return chat_texts(self._tree, with_tools)
 
     def joined(self) -> Iterator[Found]:
         return iter(())
@@ -257,16 +266,16 @@ class ChatCall:
         return completion_texts(self._completion)
 
     def together(self, answer: Answer) -> Iterator[Found]:
-        return iter(()) if self._body else _together(answer)
+        return iter(()) if self._body else joined_texts(answer)
 
     def masked_answer(self) -> None:
         if self._completion is not None:
             self._body = orjson.dumps(self._completion)
 
     def events(self, now_ms: int) -> "Dialect":
-        from anos.scanner_dialects import ChatChunks
+        from anos.scanner_chat import ChatChunks
 
-        return ChatChunks(wants_usage=self._wants_usage())
+        return ChatChunks(wants_usage=self._wants_usage(), choices=self._tree.get("n") or 1)
 
     def _wants_usage(self) -> bool:
         return (self._tree.get("stream_options") or {}).get("include_usage") is True
@@ -359,12 +368,3 @@ def bare(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for item in output
     ]
-
-
-def _together(answer: Answer) -> Iterator[Found]:
-    said = [part for item in answer.output for part in item.get("content") or ()]
-    if len(said) > 1:
-        message = items.chat_message(answer.output)
-        for text in (message["content"], message.get("refusal")):
-            if text:
-                yield Found("assistant", text, None, "", False, False)

@@ -36,10 +36,12 @@ def parse_answer(body: dict[str, Any], now_ms: int) -> Answer:
     if error := body.get("error"):
         raise reported(error)
     try:
-        choice = body["choices"][0]
+        choice, *others = body["choices"]
         output = _output(choice["message"], choice.get("logprobs"), now_ms)
+        for other in others:  # which a chat client gets as they are
+            spoken(other["message"])
         status, reason = OUTCOMES.get(choice.get("finish_reason"), ("completed", None))
-    except (AttributeError, IndexError, KeyError, TypeError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise UpstreamError("The upstream sent an answer that is not a chat completion.") from exc
     if status != "completed" and output:
         output[-1]["status"] = "incomplete"
@@ -89,17 +91,23 @@ def _call(type_: str, name: str, arguments: str, now_ms: int) -> Item:
     return new_item(type_, now_ms) | {"name": name, "arguments": arguments or "{}"}
 
 
+_NOTHING: tuple[Any, ...] = (None, "", [])
+
+
 def spoken(said: dict[str, Any]) -> list[tuple[str, str]]:
     """(kind, text) of all text in a message or delta; kind is reasoning, text or refusal.
 
     Reasoning goes by two names among vendors, and Mistral sends content as a list of parts.
+    UpstreamError for a text that is none, as a number would be.
     """
     texts: list[tuple[str, str]] = []
     if reasoning := said.get("reasoning_content") or said.get("reasoning"):
         texts.append(("reasoning", reasoning))
-    if content := said.get("content"):
+    content: Any = said.get("content")
+    if content not in _NOTHING:
         texts += _spoken_parts(content) if type(content) is list else (("text", content),)
-    if refusal := said.get("refusal"):
+    refusal: Any = said.get("refusal")
+    if refusal not in _NOTHING:
         texts.append(("refusal", refusal))
     for kind, text in texts:
         if type(text) is not str:
@@ -112,7 +120,7 @@ def _spoken_parts(parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
     for part in parts:
         if part.get("type") == "thinking":
             texts += [("reasoning", thought["text"]) for thought in part["thinking"]]
-        elif part.get("type") == "text" and part["text"]:
+        elif part.get("type") == "text" and part["text"] not in _NOTHING:
             texts.append(("text", part["text"]))
     return texts
 

@@ -15,6 +15,8 @@ from anos.surrogates import Joiner
 
 # Of what was relayed so much is kept at a time, to count its text if the upstream does not.
 _KEPT_BYTES = 64 * 1024
+# A chunk without choices has one of these.
+_OF_CHUNKS = frozenset({"id", "choices", "usage"})
 _UNREADABLE = "The upstream sent a chunk that cannot be read."
 
 
@@ -128,6 +130,8 @@ class ChatPassthrough:
             if ours is None or (call_id and begun[ours].get("id", call_id) != call_id):
                 ours = numbers[theirs] = len(begun)
                 begun.append({})
+            if not isinstance((call.get("custom") or {}).get("input"), str | None):
+                raise TypeError
             is_changed |= ours != theirs
             call["index"] = ours
             is_changed |= _named_once(begun[ours], call)
@@ -185,20 +189,19 @@ def _named_once(said: dict[str, Any], call: dict[str, Any]) -> bool:
 
 
 def read_chunk(data: bytes) -> dict[str, Any]:
-    """One chunk of a stream, its choices a list of objects; raises UpstreamError.
-
-    Beside usage they may be missing.
-    """
+    """One chunk of a stream, its choices a list of objects or missing; raises UpstreamError."""
     try:
         chunk: dict[str, Any] = orjson.loads(data)
         error: Any = chunk.get("error")
         choices: Any = chunk.get("choices")
     except (orjson.JSONDecodeError, AttributeError) as exc:
         raise UpstreamError(_UNREADABLE) from exc
-    if choices is None and chunk.get("usage") and not error:
-        return chunk
-    if error or type(choices) is not list or not all(type(each) is dict for each in choices):
+    if error:
         raise reported(error)
+    if choices is None and not _OF_CHUNKS.isdisjoint(chunk):
+        return chunk
+    if type(choices) is not list or not all(type(each) is dict for each in choices):
+        raise UpstreamError(_UNREADABLE)
     return chunk
 
 

@@ -15,9 +15,9 @@ from anos.routing import unpriced
 if TYPE_CHECKING:
     from aiohttp import web
 
-# Runs the gateway until it is told to stop: the configuration, and what reads it again for a reload
-# (with the same flags; raises ConfigFault).
-Serve = Callable[[Config, Callable[[], Config]], None]
+# Runs the gateway until it is told to stop: the configuration, what reads it again for a reload
+# (with the same flags; raises ConfigFault), and the file it is from, if it is from one.
+Serve = Callable[[Config, Callable[[], Config], Path | None], None]
 # The application of a configuration, for a command that tries it out.
 Build = Callable[[Config], "web.Application"]
 
@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace, serve: Serve, build: Build | None) -> int:
         nonlocal path
         path = path or config.default_file()  # once there, to miss it is a fault
         flags = {name: getattr(options, name, None) for name in _FLAGS}
-        return config.load(path, flags=flags)
+        return config.load(path, flags=flags, only=getattr(options, "reads", frozenset()))
 
     try:
         loaded = load()
@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace, serve: Serve, build: Build | None) -> int:
             print(f"warning: models.{model} has no price: no budget can hold it", file=sys.stderr)
         print(f"{path or 'no file, the built-in stub'}: ok")
         return _OK
-    serve(loaded, load)
+    serve(loaded, load, path)
     return _OK
 
 

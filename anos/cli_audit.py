@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _OK, _WRONG, _USAGE = 0, 1, 2
 _SQL = Path(__file__).parent.parent / "store.sql"
+# Of `server` in the configuration.
+_READS = {"database", "secret"}
 _VERIFY_ROWS, _EXPORT_ROWS = 10_000, 1_000
 
 Add = Callable[[str, str], argparse.ArgumentParser]
@@ -39,10 +41,10 @@ def add_commands(add: Add) -> None:
     parser.add_argument("--since", metavar="TIME", help="export: ISO 8601, inclusive")
     parser.add_argument("--until", metavar="TIME", help="export: ISO 8601, exclusive")
     parser.add_argument("--output", type=Path, metavar="FILE", help="export: a new file")
-    parser.set_defaults(run=_audit)
+    parser.set_defaults(run=_audit, reads=_READS)
     parser = add("backup", "copy the database, while the gateway runs or not")
     parser.add_argument("file", type=Path, metavar="FILE", help="must not be there yet")
-    parser.set_defaults(run=_backup)
+    parser.set_defaults(run=_backup, reads=_READS)
 
 
 def _audit(options: argparse.Namespace, config: Config) -> int:

@@ -20,6 +20,7 @@ _CLEAN, _HIT, _HOLE, _USAGE = 0, 1, 1, 2
 def add_commands(add: Add) -> None:
     """The command `guards` with its words, `test` and `selftest`."""
     parser = add("guards", "say what the guards find in a text, or try all of them out")
+    parser.usage = "%(prog)s [OPTION ...] test TEXT\n       %(prog)s [OPTION ...] selftest"
 
     def action(word: str) -> str:
         # argparse has no argument that only some words take.
@@ -33,7 +34,7 @@ def add_commands(add: Add) -> None:
         help="test: look for the rules in TEXT, exits with 1 if anything is found; selftest: send "
         "canaries through a gateway so configured, exits with 1 if one gets through",
     )
-    text = parser.add_argument("text", metavar="TEXT")
+    text = parser.add_argument("text", metavar="TEXT", help="of test only")
     parser.add_argument(
         "--profile", metavar="NAME", help="of guards.profiles; default: default, selftest: each"
     )

@@ -35,7 +35,7 @@ def add_commands(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
         "--overlap-s", type=float, help="seconds the old key still works, for rotate"
     )
     parser.add_argument("--json", action="store_true", help="print the gateway's JSON")
-    parser.set_defaults(run=partial(_run, parser))
+    parser.set_defaults(run=partial(_run, parser), reads={"host", "port", "master_key"})
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace, config: Config) -> int:

@@ -24,7 +24,7 @@ def add_commands(add: Add) -> None:
     parser.add_argument("--until", metavar="TIME", help="ISO 8601; default: now")
     parser.add_argument("--model", metavar="NAME", help="of one model only")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, reads={"host", "port", "master_key"})
 
 
 def _run(options: argparse.Namespace, config: Config) -> int:

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -78,16 +78,20 @@ def load(
     *,
     env: Mapping[str, str] = os.environ,
     flags: Mapping[str, object] | None = None,
+    only: Set[str] = frozenset(),
 ) -> Config:
     """The configuration: flags before environment before file before defaults.
 
     Without `path` there is no file, and the master key is DEFAULT_KEY. `flags` may have `host`,
-    `port`, `database` and `master_key_env` (the name of a variable); None is "not given". Raises
-    ConfigFault.
+    `port`, `database` and `master_key_env` (the name of a variable); None is "not given". `only`
+    names what of `server` is read for who needs nothing else, so that no other secret need be
+    there. Raises ConfigFault.
     """
     tree = _read_file(path) if path else {"server": {"master_key": DEFAULT_KEY}}
     if isinstance(tree, dict) and isinstance(tree.get("server", {}), dict):
         tree["server"] = {**tree.get("server", {}), **_overrides(env, flags or {})}
+        if only:
+            tree = {"server": {name: tree["server"][name] for name in only & tree["server"].keys()}}
     return parse(tree, env=env)
 
 
@@ -107,26 +111,38 @@ def _overrides(env: Mapping[str, str], flags: Mapping[str, object]) -> dict[str,
 
 
 def _read_file(path: Path) -> Any:
-    faults: list[str] = []
-
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        tree = dict(pairs)
-        if len(tree) < len(pairs):
-            names = Counter(name for name, _ in pairs)
-            faults.extend(f'{path}: "{name}" is given twice' for name in names if names[name] > 1)
-        return tree
-
     try:
-        tree = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+        tree = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Object)
     except OSError as exc:
         raise ConfigFault([f"{path}: cannot be read: {exc.strerror}"]) from None
     except json.JSONDecodeError as exc:
         raise ConfigFault([f"{path}: line {exc.lineno}, column {exc.colno}: {exc.msg}"]) from None
     except (ValueError, RecursionError):
         raise ConfigFault([f"{path}: not JSON in UTF-8, or nested too deeply"]) from None
-    if faults:
-        raise ConfigFault(faults)
+    if twice := list(_twice(tree)):
+        raise ConfigFault([f"{path}: {where} is given twice" for where in twice])
     return tree
+
+
+class _Object(dict[str, Any]):
+    """An object of the file, and which of its keys were given more than once."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counted = Counter(name for name, _ in pairs) if len(self) < len(pairs) else {}
+        self.twice = [name for name in counted if counted[name] > 1]
+
+
+def _twice(node: object, path: str = "") -> Iterator[str]:
+    """The paths of what is given twice."""
+    if isinstance(node, list):
+        for index, inner in enumerate(node):
+            yield from _twice(inner, f"{path}[{index}]")
+    elif isinstance(node, _Object):
+        prefix = f"{path}." if path else ""
+        yield from (f"{prefix}{name}" for name in node.twice)
+        for name, inner in node.items():
+            yield from _twice(inner, f"{prefix}{name}")
 
 
 def json_schema() -> dict[str, Any]:

@@ -287,6 +287,7 @@ class Moderation(Section, frozen=True, kw_only=True):
     model: Text | None = None
     thresholds: dict[CategoryName, Share] = {}
     deadline_ms: Milliseconds = 2000
+    during_call: bool = False
     on_error: OnError = "block"
 
     def faults(self) -> Iterator[tuple[str, str]]:

@@ -82,7 +82,7 @@ def _is_phrase(text: str) -> bool:
 
 _MODEL = r"(?!.*\.\.)[A-Za-z0-9._:/@-]{0,255}[A-Za-z0-9._:/@*-]"
 _MODEL_WORDS = 'at most 256 letters, digits and . _ : / @ - without ".."; a * may end it'
-_NAME_WORDS = "at most 64 letters, digits and . _ @ -"
+_NAME_WORDS = "1 to 64 letters, digits and . _ @ -"
 _SECRET_WORDS = "at most 4096 printable ASCII characters without blanks"
 _is_credential = _matches(r"[!-~]{1,4096}")
 _is_text = _matches(r"(?s)(?=.*\S)[^\x00\ud800-\udfff]+")

@@ -26,6 +26,8 @@ def decode_body(body: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InvalidRequest("The body is not valid UTF-8.") from None
     except (msgspec.DecodeError, RecursionError) as exc:
+        if not body.strip():
+            raise InvalidRequest("The body is empty.") from None
         _refuse_extremes(body)
         raise InvalidRequest(f"The body is not valid JSON: {exc}.") from None
     if type(tree) is not dict:

@@ -12,7 +12,7 @@ from anos.chat_requests import named
 from anos.errors import InvalidRequest
 from anos.items import Item, Turn
 from anos.routing import Route
-from anos.validation import unsupported
+from anos.validation import path_of, unsupported
 
 _LOGPROBS = "message.output_text.logprobs"
 # Fields that have no place in the chat request of a Responses client: translated below, the
@@ -28,6 +28,11 @@ _LEFT_OUT = {
     *("context_management", "access_programs", "image"),
 }
 _REFUSED = {"prompt", "moderation"}
+# What is carried of these two, or is a hint.
+_KNOWN = {
+    "text": {"format", "verbosity"},
+    "reasoning": {"effort", "summary", "generate_summary", "context"},
+}
 
 
 def build_request(turn: Turn, route: Route) -> dict[str, Any]:
@@ -47,9 +52,9 @@ def build_request(turn: Turn, route: Route) -> dict[str, Any]:
     if request.get("max_output_tokens") is not None:
         body[route.quirks.max_tokens_field] = request["max_output_tokens"]
     _write_tools(body, request)
-    if text := request.get("text"):
+    if text := _settings(request, "text"):
         _write_format(body, text.get("format") or {})
-    if effort := (request.get("reasoning") or {}).get("effort"):
+    if effort := _settings(request, "reasoning").get("effort"):
         body["reasoning_effort"] = effort
     if _LOGPROBS in (request.get("include") or ()):
         body["logprobs"] = True
@@ -66,6 +71,10 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     if instructions := turn.request.get("instructions"):
         messages.append({"role": "system", "content": instructions})
+    # The outputs of calls, which chat wants right behind the message with the calls: by the place
+    # of that, and by the id of each call that has none so far. A later call may have the same id.
+    behind: dict[int, list[dict[str, Any]]] = {}
+    waiting: dict[str, list[dict[str, Any]]] = {}
     # Text and calls of the model that follow each other are one message in chat.
     assistant: dict[str, Any] | None = None
     for index, item in enumerate(chain(turn.history, turn.input), -len(turn.history)):
@@ -77,16 +86,33 @@ def _messages(turn: Turn) -> list[dict[str, Any]]:
             messages.append({"role": item["role"], "content": content})
             assistant = None
         elif kind in ("function_call_output", "custom_tool_call_output"):
-            messages.append(_tool_message(item, index))
+            _outputs_of(waiting, item, index).append(_tool_message(item, index))
             assistant = None
         elif kind in ("message", "function_call", "custom_tool_call"):
             if assistant is None:
                 assistant = {"role": "assistant", "content": None}
                 messages.append(assistant)
             _say(assistant, item)
+            if kind != "message":
+                waiting[item["call_id"]] = behind.setdefault(len(messages) - 1, [])
         else:
             raise _unsupported(index, "type", f"items of type '{kind}'")
+    if behind:
+        return [m for at, message in enumerate(messages) for m in (message, *behind.get(at, ()))]
     return messages
+
+
+def _outputs_of(
+    waiting: dict[str, list[dict[str, Any]]], item: Item, index: int
+) -> list[dict[str, Any]]:
+    """The messages that this output belongs to."""
+    call_id = item.get("call_id")
+    if not call_id:
+        raise _unsupported(index, "call_id", "tool outputs without a call_id")
+    if call_id not in waiting:
+        what = "tool outputs whose call is answered already, or is not there"
+        raise _unsupported(index, "call_id", what)
+    return waiting.pop(call_id)
 
 
 def joined(items: Iterable[Item]) -> list[str]:
@@ -134,16 +160,14 @@ def _say(assistant: dict[str, Any], item: Item) -> None:
 
 
 def _tool_message(item: Item, index: int) -> dict[str, Any]:
-    call_id, output = item.get("call_id"), item["output"]
-    if not call_id:
-        raise _unsupported(index, "call_id", "tool outputs without a call_id")
+    output = item["output"]
     if type(output) is not str:
         output = _content(output, index, "output")
         if type(output) is list:
             for at, part in enumerate(output):
                 if part["type"] != "text":
                     raise _unsupported(index, f"output[{at}].type", "tool outputs other than text")
-    return {"role": "tool", "tool_call_id": call_id, "content": output}
+    return {"role": "tool", "tool_call_id": item["call_id"], "content": output}
 
 
 def _content(parts: Any, index: int, name: str) -> str | list[dict[str, Any]]:
@@ -219,6 +243,16 @@ def _tool_choice(choice: Any) -> Any:
         )
     allowed = {"mode": choice.get("mode"), "tools": [_tool_choice(t) for t in choice["tools"]]}
     return {"type": kind, kind: allowed}
+
+
+def _settings(request: dict[str, Any], name: str) -> dict[str, Any]:
+    settings: dict[str, Any] = request.get(name) or {}
+    for field, value in settings.items():
+        is_default = value is None or (field == "mode" and value == "standard")
+        if field not in _KNOWN[name] and not is_default:
+            param = path_of((name, field))
+            raise unsupported(param, f"The upstream of this model does not support '{param}'.")
+    return settings
 
 
 def _write_format(body: dict[str, Any], wanted: dict[str, Any]) -> None:

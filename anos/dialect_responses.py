@@ -41,6 +41,16 @@ _RESTATED = (
     | {"response.reasoning.done", "response.reasoning_part.added", "response.reasoning_part.done"}
 )
 
+# Events of hosted tools and the like, by how their names begin: what else an upstream may say in a
+# name of its own, clients do not know, and some give up on it.
+_PASSED = tuple(
+    f"response.{name}"
+    for name in (
+        *("audio.", "code_interpreter_call", "compaction.", "file_search_call."),
+        *("image_generation_call.", "mcp_", "shell_call_", "web_search_call."),
+    )
+)
+
 
 def build_request(turn: Turn, route: Route, input: Any) -> dict[str, Any]:
     """The body for POST /responses: full history, `store` false, the deployment's name.
@@ -206,7 +216,7 @@ class Reader:
             events += self._done(event)
         elif type_ == "response.output_text.annotation.added":
             events += self._annotated(event)
-        elif type_ not in _RESTATED:
+        elif type_ not in _RESTATED and type_.startswith(_PASSED):
             events += self._renumbered(event)
         return events
 
@@ -341,7 +351,7 @@ class Reader:
         return {name: value for name, value in item.items() if name != "encrypted_content"}
 
     def _renumbered(self, event: dict[str, Any]) -> list[dict[str, Any]]:
-        # Events of hosted tools keep their fields; only what refers to the item is ours.
+        # Such events keep their fields; only what refers to the item is ours.
         fields = {
             name: value for name, value in event.items() if name not in ("type", "sequence_number")
         }

@@ -11,6 +11,7 @@
       BodyTooLarge              413  invalid_request_error  request_too_large
       UnsupportedMedia          415  invalid_request_error  unsupported_media_type
       Misdirected               421  invalid_request_error  misdirected_request
+      HeadTooLarge              431  invalid_request_error  request_header_fields_too_large
       GuardBlocked              400  content_filter_error   400 (number)
       RateLimited               429  rate_limit_error       429 (number)
       BudgetExceeded            429  budget_exceeded        insufficient_quota
@@ -23,7 +24,7 @@ The message is a sentence for the caller. It never holds a credential, a prompt 
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 # Three errors have the numbers of the guide; everywhere else it is OpenAI's string.
 Code = str | int
@@ -148,6 +149,15 @@ class Misdirected(GatewayError):
     )
 
 
+class HeadTooLarge(GatewayError):
+    """A line of the request's head is over the limit: a header, or the target."""
+
+    status = 431
+    type = "invalid_request_error"
+    code = "request_header_fields_too_large"
+    message = "A header of the request, or its target, is too long."
+
+
 class GuardBlocked(GatewayError):
     """A guard refused the content; which rule it was stays inside."""
 
@@ -183,6 +193,14 @@ class Unavailable(GatewayError):
     message = "The gateway cannot serve this request now."
 
 
+class Said(NamedTuple):
+    """How an upstream itself refused, for operators: a client may be told otherwise."""
+
+    status: int
+    code: str
+    message: str
+
+
 class UpstreamError(GatewayError):
     """The upstream failed or refused; `status` and `type` may carry its own answer on."""
 
@@ -190,6 +208,7 @@ class UpstreamError(GatewayError):
     type = "upstream_error"
     code = "upstream_error"
     message = "The upstream failed."
+    said: Said | None = None
 
     def __init__(
         self,
@@ -223,11 +242,64 @@ def word_of(value: object) -> str:
     return text if _is_word(text) else ""
 
 
+# What upstreams call an error that is about the gateway's key, whatever its status.
+_KEY_ERRORS = frozenset({"invalid_api_key", "authentication_error"})
+# The status that a code or a type asks for, where an error comes without one.
+_STATUS_OF = {
+    **dict.fromkeys(_KEY_ERRORS, 401),
+    **dict.fromkeys(("invalid_request_error", "context_length_exceeded", "invalid_prompt"), 400),
+    **dict.fromkeys(("rate_limit_exceeded", "rate_limit_error", "insufficient_quota"), 429),
+    "400": 400,
+    "429": 429,
+}
+
+
 def reported(error: Any) -> UpstreamError:
     """The failure an upstream reports in place of an answer or a chunk."""
-    message = error.get("message") if isinstance(error, dict) else error
-    code = error.get("code") if isinstance(error, dict) else None
-    return UpstreamError(message if isinstance(message, str) else "", code=word_of(code) or None)
+    error = error if isinstance(error, dict) else {"message": error}
+    message = error.get("message")
+    code, kind = word_of(error.get("code")), word_of(error.get("type"))
+    status = _STATUS_OF.get(code) or _STATUS_OF.get(kind) or 502
+    return refused(
+        status,
+        message if isinstance(message, str) and message else UpstreamError.message,
+        type=kind if kind != "error" and status != 502 else "",
+        param=word_of(error.get("param")),
+        code=code,
+    )
+
+
+def refused(
+    status: int,
+    message: str,
+    *,
+    type: str,
+    param: str,
+    code: str,
+    headers: Mapping[str, str] | None = None,
+) -> UpstreamError:
+    """An upstream's refusal as the client is told of it; one of the gateway's key is not its own.
+
+    A quota that is used up is so the next time too: clients are told not to ask again.
+    """
+    if status == 401 or not _KEY_ERRORS.isdisjoint((code, type)):
+        return UpstreamError(
+            "The upstream refused the gateway's own credentials.", code="upstream_auth_error"
+        )
+    headers = dict(headers or {})
+    if status == 429 and "insufficient_quota" in (code, type):
+        headers["x-should-retry"] = "false"
+    kind = "rate_limit_error" if status == 429 else "invalid_request_error"
+    if status >= 500:
+        kind = UpstreamError.type
+    return UpstreamError(
+        message,
+        status=status,
+        type=type or kind,
+        param=param,
+        code=code or "upstream_error",
+        headers=headers,
+    )
 
 
 def envelope(exc: GatewayError) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """What a Responses stream has said so far: the fold of its events, whoever wrote them.
 
+And of an item that is finished, what the stream has not said of it.
+
 Events: https://platform.openai.com/docs/api-reference/responses-streaming
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct, field
@@ -216,3 +218,103 @@ def _added(fields: dict[str, Any]) -> OutputItem:
                 text = item.add(kind)
                 text.part, text.text_done, text.done = part, True, True
     return item
+
+
+def raw_number(part: int) -> int:
+    """Raw part 0 is not summary part 0, though both are shown as summaries."""
+    return -1 - part
+
+
+def _final_texts(item: OutputItem, final: dict[str, Any]) -> list[Text]:
+    """The texts of a finished item as they would be shown, with the upstream's numbers."""
+    own = KIND_OF_CALL.get(item.fields["type"])
+    if own is not None:
+        return [_final_text(own, 0, 0, final)]
+    texts: list[Text] = []
+    if item.fields["type"] not in ZERO:
+        return texts
+    is_raw = any(text.kind is KINDS["raw"] for text in item.texts)
+    counts = {"summary": 0, "content": 0}
+    for name in counts:
+        for number, part in enumerate(final.get(name) or ()):
+            kind, asked = KIND_OF_PART.get(part.get("type", "")), number
+            if kind is KINDS["raw"] and not is_raw:
+                kind, asked = KINDS["summary"], raw_number(number)
+                part = {**part, "type": kind.part_type}
+            if kind is not None:
+                texts.append(_final_text(kind, counts[kind.parts], asked, part))
+                counts[kind.parts] += 1
+    return texts
+
+
+def _final_text(kind: Kind, position: int, asked: int, part: dict[str, Any]) -> Text:
+    whole = part.get(kind.text)
+    return Text(kind, position, asked, part, [whole] if isinstance(whole, str) else [])
+
+
+_Unsaid = list[tuple[Text | None, Text]]
+# What tells which finished text is which of the stream's, the surest first.
+_MARKS: list[Callable[[Text], Any]] = [
+    lambda text: (text.kind.parts, text.asked),
+    lambda text: (text.kind.parts, text.position),
+    lambda text: text.text(),
+]
+
+
+def unsaid(item: OutputItem, final: dict[str, Any]) -> _Unsaid:
+    """The texts of a finished item that may say more, each with that of the stream it goes on.
+
+    That is None for a new part. Upstreams leave parts out, number them anew or cut them elsewhere:
+    a mark is trusted if by it every text of the stream is one that ended as it began.
+    """
+    texts, finals = item.texts, _final_texts(item, final)
+    if not texts:
+        return [(None, final) for final in finals]
+    attempts = [_paired(mark, texts, finals) for mark in _MARKS]
+    whole = [pairs for pairs in attempts if _has_each_once(pairs, texts)]
+    for pairs in whole:
+        if all(_goes_on(text, final) for text, final in _begun(pairs)):
+            return [*_begun(pairs), *_new(pairs, "")]
+    said = "".join([text.text() for text in texts])
+    if "".join([final.text() for final in finals]).startswith(said):
+        return _beyond(len(said), texts[-1], finals)
+    # They contradict each other: what may have been said is not said again.
+    guess = [*whole, attempts[1]][0]
+    return [*_begun(guess), *_new(guess, said)]
+
+
+def _paired(mark: Callable[[Text], Any], texts: list[Text], finals: list[Text]) -> _Unsaid:
+    marked = {mark(text): text for text in texts}
+    return [(marked.get(mark(final)), final) for final in finals]
+
+
+def _has_each_once(pairs: _Unsaid, texts: list[Text]) -> bool:
+    return sorted(id(text) for text, _ in _begun(pairs)) == sorted(map(id, texts))
+
+
+def _goes_on(text: Text, final: Text) -> bool:
+    said, whole = text.text(), final.text()
+    is_fine = said == whole if text.text_done else whole.startswith(said)
+    return is_fine and text.kind is final.kind
+
+
+def _begun(pairs: _Unsaid) -> list[tuple[Text, Text]]:
+    return [(text, final) for text, final in pairs if text is not None]
+
+
+def _new(pairs: _Unsaid, said: str) -> _Unsaid:
+    return [pair for pair in pairs if pair[0] is None and pair[1].text() not in said]
+
+
+def _beyond(said: int, last: Text, finals: list[Text]) -> _Unsaid:
+    """What the finished texts say after so many characters; one that is cut there goes on."""
+    unsaid: _Unsaid = []
+    for final in finals:
+        whole = final.text()
+        if 0 < said < len(whole):
+            part = {**final.part, final.kind.text: last.text() + whole[said:]}
+            unsaid.append((last, _final_text(final.kind, 0, 0, part)))
+        elif not said and whole:
+            unsaid.append((None, final))
+        said = max(said - len(whole), 0)
+    return unsaid

@@ -8,13 +8,14 @@ from typing import Any
 
 from anos.event_state import (
     KIND_OF_CALL,
-    KIND_OF_PART,
     KINDS,
     ZERO,
     Kind,
     OutputItem,
     StreamState,
     Text,
+    raw_number,
+    unsaid,
 )
 from anos.items import new_id, new_item_id
 
@@ -136,7 +137,7 @@ class EventWriter(StreamState):
             return events
         wire = _kind(item, kind)
         if kind == "reasoning" and wire is KINDS["summary"] and part is not None:
-            part = -1 - part  # raw part 0 is not summary part 0, though both are shown as summaries
+            part = raw_number(part)
         target = item.texts[-1] if item.texts else None
         is_said = target is not None and target.kind is wire and target.text_done
         if target and is_said and (not wire.parts or target.asked == part):
@@ -253,20 +254,20 @@ class EventWriter(StreamState):
     def _missing(self, index: int, final: dict[str, Any]) -> list[Event]:
         item = self._items[index]
         events: list[Event] = []
-        for kind, position, part in _final_texts(item, final):
-            text = item.find(kind, position)
+        for begun, finished in unsaid(item, final):
+            text = begun
             if text is None:
-                text, events_of_part = self._open_text(index, kind, None)
+                text, events_of_part = self._open_text(index, finished.kind, None)
                 events += events_of_part
-            if not text.text_done and text.kind is kind:
-                events += self._missing_of(index, text, part)
+            if not text.text_done and text.kind is finished.kind:
+                events += self._missing_of(index, text, finished)
         return events
 
-    def _missing_of(self, index: int, text: Text, part: dict[str, Any]) -> list[Event]:
+    def _missing_of(self, index: int, text: Text, finished: Text) -> list[Event]:
         events: list[Event] = []
-        said, whole = text.text(), part.get(text.kind.text)
+        said, whole, part = text.text(), finished.text(), finished.part
         logprobs = part.get("logprobs") or []
-        if isinstance(whole, str) and whole.startswith(said) and len(whole) > len(said):
+        if whole.startswith(said) and len(whole) > len(said):
             # Logprobs are matched to a delta only where the delta is the whole text.
             events.append(self._delta(index, text, whole[len(said) :], None if said else logprobs))
         text.logprobs = text.logprobs or [*logprobs]
@@ -285,25 +286,6 @@ def _kind(item: OutputItem, kind: str) -> Kind:
     # sent the raw form already.
     is_raw = bool(item.texts) and item.texts[-1].kind is KINDS["raw"]
     return KINDS["raw" if is_raw else "summary"]
-
-
-def _final_texts(item: OutputItem, final: dict[str, Any]) -> list[tuple[Kind, int, dict[str, Any]]]:
-    own = KIND_OF_CALL.get(item.fields["type"])
-    if own is not None:
-        return [(own, 0, final)]
-    texts: list[tuple[Kind, int, dict[str, Any]]] = []
-    if item.fields["type"] in ZERO:
-        is_raw = any(text.kind is KINDS["raw"] for text in item.texts)
-        counts = {"content": 0, "summary": 0}
-        for part in [*(final.get("summary") or ()), *(final.get("content") or ())]:
-            kind = KIND_OF_PART.get(part.get("type", ""))
-            if kind is KINDS["raw"] and not is_raw:
-                kind = KINDS["summary"]
-                part = {**part, "type": kind.part_type}
-            if kind is not None:
-                texts.append((kind, counts[kind.parts], part))
-                counts[kind.parts] += 1
-    return texts
 
 
 def _finished(item: dict[str, Any], status: str, final: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Exchange(ExchangeRecord, kw_only=True, eq=False):
     body_bytes: int = 0  # held of the gateway's room for large bodies
     answered: Bodies | None = None  # what is kept of the upstream's answer, if anything is
     receipts: list[Receipt] = field(default_factory=list)  # of the guards
+    unjudged: list[Any] | None = None  # texts of the request; see screening.judge_request
 
     def elapsed_ns(self) -> int:
         """Nanoseconds since the request's head was read."""

@@ -3,34 +3,47 @@
 A text is every string but those on a short list, which is in `extract_readers`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from anos.extract_readers import ITEM, SCHEMA, SETTING, Readers, is_name
+from anos.bounds import OF_CHAT, OF_RESPONSES
+from anos.extract_readers import ITEM, SCHEMA, SETTING, Readers
 from anos.extract_walk import Found, walk, walk_message
-from anos.items import NEW, OURS, Item
+from anos.items import NEW, OURS, Answer, Item, chat_message
 
 __all__ = [
     "Found",
     "chat_texts",
     "completion_texts",
+    "joined_texts",
     "output_texts",
+    "reason_texts",
     "response_texts",
     "responses_texts",
 ]
 
+# How the fields of something are read: the source of what is in each, and its readers.
+_Fields = Mapping[str, tuple[str, Readers] | None]
+_NOTHING: Mapping[str, Any] = {}
+
 
 def responses_texts(
-    request: dict[str, Any], history: list[Item], input: list[Item], recalled: Collection[int]
+    request: dict[str, Any],
+    history: list[Item],
+    input: list[Item],
+    recalled: Collection[int],
+    with_tools: bool = True,
 ) -> list[Found]:
     """The texts of a turn: those of its validated fields, its history and its normalised input.
 
-    `recalled` are the positions in `input` of what the store had for a reference.
+    `recalled` are the positions in `input` of what the store had for a reference. Of the source
+    `tools` only `with_tools`: there may be more of that than of all others.
     """
     found: list[Found] = []
-    _walk_fields(found, request, _RESPONSES)
-    tools = request.get("tools") or []
-    for index, tool in enumerate(tools):
+    fields = _RESPONSES if with_tools else _RESPONSES_BUT_TOOLS
+    _walk_fields(found, request, fields, OF_RESPONSES)
+    tools = request.get("tools") if with_tools else None
+    for index, tool in enumerate(tools or ()):
         if tool["type"] == "mcp":
             _walk_remote(found, tool)
         else:
@@ -43,10 +56,10 @@ def responses_texts(
     return found
 
 
-def chat_texts(tree: dict[str, Any]) -> list[Found]:
-    """The texts of a validated Chat Completions request."""
+def chat_texts(tree: dict[str, Any], with_tools: bool = True) -> list[Found]:
+    """The texts of a validated Chat Completions request, as `responses_texts`."""
     found: list[Found] = []
-    _walk_fields(found, tree, _CHAT)
+    _walk_fields(found, tree, _CHAT if with_tools else _CHAT_BUT_TOOLS, OF_CHAT)
     messages = tree["messages"]
     for index, message in enumerate(messages):
         walk_message(found, messages, index, _OF_ROLE.get(message["role"], "other"))
@@ -67,7 +80,7 @@ def output_texts(item: Item) -> list[Found]:
 def completion_texts(body: dict[str, Any]) -> list[Found]:
     """The texts of a chat.completion, in all its choices, with what their tokens spell."""
     found: list[Found] = []
-    _walk_fields(found, body, _COMPLETION)
+    _walk_fields(found, body, _COMPLETION, _OF_COMPLETION)
     for choice in body.get("choices") or ():
         logprobs = choice.get("logprobs") if type(choice) is dict else None
         for tokens in logprobs.values() if type(logprobs) is dict else ():
@@ -101,9 +114,26 @@ def _spell(found: list[Found], tokens: Any) -> None:
 def response_texts(body: dict[str, Any]) -> list[Found]:
     """The texts of an upstream's Response in the fields that the gateway passes on."""
     found: list[Found] = []
-    _walk_fields(found, body, _RESPONSE)
-    # A setting as it mostly is says nothing: "auto".
-    return [x for x in found if x.container is not body or x.text != NEW.get(str(x.key))]
+    _walk_fields(found, body, _RESPONSE, (), _USUAL)
+    return found
+
+
+def joined_texts(answer: Answer) -> Iterator[Found]:
+    """What a client that joins the parts of all messages reads as one text."""
+    said = [part for item in answer.output for part in item.get("content") or ()]
+    if len(said) > 1:
+        message = chat_message(answer.output)
+        for text in (message["content"], message.get("refusal")):
+            if text:
+                yield Found("assistant", text, None, "", False, False)
+
+
+def reason_texts(answer: Answer) -> list[Found]:
+    """Why an answer is incomplete, if that is no reason that anybody knows."""
+    reason = answer.incomplete_reason
+    if not reason or reason in _REASONS:
+        return []
+    return [Found("other", reason, None, "", False, False)]
 
 
 def _source_of(item: Item) -> str:
@@ -113,13 +143,21 @@ def _source_of(item: Item) -> str:
 
 
 def _walk_fields(
-    found: list[Found], tree: dict[str, Any], fields: Mapping[str, tuple[str, Readers] | None]
+    found: list[Found],
+    tree: dict[str, Any],
+    fields: _Fields,
+    known: Collection[str],
+    usual: Mapping[str, Any] = _NOTHING,
 ) -> None:
+    """Add the texts of the fields of `tree`, but for one that is as in `usual`; and the names of
+    those that are neither in `fields` nor `known`."""
     for name, value in tree.items():
-        how = fields.get(name, _OTHER)
-        if how is _OTHER and not is_name(name):
+        if name not in fields and name not in known:
             found.append(Found("other", name, tree, name, False, False))
-        if how is None or not value or type(value) not in _WITH_TEXT:
+        if not value or type(value) not in _WITH_TEXT or value == usual.get(name):
+            continue
+        how = fields.get(name, _OTHER)
+        if how is None:
             continue
         source, readers = how
         if type(value) is str and name not in readers:
@@ -135,6 +173,7 @@ def _walk_remote(found: list[Found], tool: dict[str, Any]) -> None:
             walk(found, tool, name, "tools", SCHEMA)
 
 
+_REASONS = ("max_output_tokens", "content_filter")
 _WITH_TEXT = (str, dict, list)
 _OF_ROLE = {
     "user": "user",
@@ -159,19 +198,31 @@ _UNREAD = dict.fromkeys((
     *("model", "previous_response_id", "metadata", "user", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_retention"),
 ))  # fmt: skip
-_RESPONSES: Mapping[str, tuple[str, Readers] | None] = {
+_RESPONSES: _Fields = {
     **_UNREAD,
     "instructions": ("system", ITEM),
     "text": ("system", SCHEMA),
     "tools": None,
     "tool_choice": ("tools", SCHEMA),
 }
-_CHAT: Mapping[str, tuple[str, Readers] | None] = {
+_CHAT: _Fields = {
     **_UNREAD,
     "messages": None,
     "response_format": ("system", SCHEMA),
     "prediction": ("system", ITEM),
     **dict.fromkeys(("tools", "tool_choice", "functions", "function_call"), ("tools", SCHEMA)),
 }
-_RESPONSE: Mapping[str, tuple[str, Readers] | None] = dict.fromkeys(OURS)
-_COMPLETION: Mapping[str, tuple[str, Readers] | None] = {"choices": ("assistant", ITEM)}
+
+
+def _but_tools(fields: _Fields) -> _Fields:
+    return {name: how if how and how[0] != "tools" else None for name, how in fields.items()}
+
+
+_RESPONSES_BUT_TOOLS, _CHAT_BUT_TOOLS = map(_but_tools, (_RESPONSES, _CHAT))
+_RESPONSE: _Fields = {**dict.fromkeys(NEW, _OTHER), **dict.fromkeys(OURS)}
+# In an answer these say nothing.
+_USUAL = {**NEW, "text": {"format": {"type": "text"}, "verbosity": "medium"}}
+_COMPLETION: _Fields = {"choices": ("assistant", ITEM)}
+_OF_COMPLETION = frozenset(
+    {"id", "object", "created", "model", "usage", "service_tier", "system_fingerprint"}
+)

@@ -168,16 +168,38 @@ def _image(node: Any, value: str) -> tuple[str, ...]:
     return _base64(node, value) if is_image else (value,)
 
 
+FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "function_call")
 _AUDIO = {"id", "data", "format", "transcript", "expires_at", "voice"}
 _IDS = (
     *("id", "call_id", "tool_call_id", "file_id", "file_ids", "item_id", "container_id"),
     *("approval_request_id", "response_id", "previous_response_id", "vector_store_ids"),
 )
-_KINDS = ("type", "object", "status", "phase", "finish_reason", "native_finish_reason")
+# Of items, their parts and annotations; of tools and their choice see SCHEMA. Any other is a text.
+_TYPES = (
+    *("message", "reasoning", "compaction", "item_reference", "function", "custom", "auto"),
+    *("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"),
+    *("web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call"),
+    *("computer_call", "computer_call_output", "local_shell_call", "local_shell_call_output"),
+    *("shell_call", "shell_call_output", "apply_patch_call", "apply_patch_call_output"),
+    *("mcp_call", "mcp_list_tools", "mcp_approval_request", "mcp_approval_response"),
+    *("input_text", "output_text", "text", "refusal", "summary_text", "reasoning_text", "thinking"),
+    *("input_image", "image_url", "input_file", "file", "input_audio", "computer_screenshot"),
+    *("url_citation", "file_citation", "container_file_citation", "file_path", "logs", "image"),
+    *("approximate", "content", "search", "open_page", "find_in_page"),
+)
+_STATUSES = (
+    *("completed", "incomplete", "in_progress", "failed", "queued", "cancelled"),
+    *("searching", "generating", "interpreting", "calling"),
+)
 _level = _one_of("low", "medium", "high")
 
 ITEM: Readers = {
-    **dict.fromkeys((*_IDS, *_KINDS), _name),
+    **dict.fromkeys(_IDS, _name),
+    "type": _one_of(*_TYPES),
+    "object": _one_of("chat.completion", "chat.completion.chunk", "response"),
+    "status": _one_of(*_STATUSES),
+    "phase": _one_of("commentary", "final_answer"),
+    "finish_reason": _one_of(*FINISH_REASONS),
     **dict.fromkeys(("image_url", "url", "file_url"), _address),
     **dict.fromkeys(("encrypted_content", "b64_json"), _base64),
     # Some chat templates write whatever role they are given.

@@ -16,13 +16,13 @@ _OWN_CALLS = frozenset({"function_call", "custom_tool_call"})
 _UNFINISHED = frozenset({"in_progress", "incomplete"})
 
 
-def normalise_input(value: Any, now_ms: int) -> list[Item]:
+def normalise_input(value: Any, now_ms: int, first: int = 0) -> list[Item]:
     """The canonical items of a request's `input`: a string, a list of items, or None (no items).
 
     Every item gets a `type` and an `id`, and `status: completed` where its type has a status and it
     has none; messages get their content as parts; nulls are dropped. `{"id": …}` alone is an item
     reference. Items and parts of types unknown to us pass. Raises InvalidRequest with a `param`
-    like `input[2].content[0].text`.
+    like `input[2].content[0].text`; of a part of the list `first` is the place of its first item.
     """
     if type(value) is str:
         return [_plain_message("user", value, now_ms)]
@@ -30,7 +30,7 @@ def normalise_input(value: Any, now_ms: int) -> list[Item]:
         return []
     if type(value) is not list:
         raise wrong_type("input", "a string or an array of items", value)
-    return [_item(given, index, now_ms) for index, given in enumerate(value)]
+    return [_item(given, index, now_ms) for index, given in enumerate(value, first)]
 
 
 def _plain_message(role: str, text: str, now_ms: int) -> Item:
@@ -59,11 +59,11 @@ def _item(given: Any, index: int, now_ms: int) -> Item:
     item = _without_nulls(given, at)
     kind = _string(item, "type", at) if "type" in item else _implied_type(item, at)
     if kind == "item_reference":
-        return {"type": kind, "id": _filled(item, "id", at)}
+        return {"type": kind, "id": _id(item, at)}
     minted = not item.get("id")
     known = {
         "type": kind,
-        "id": new_item_id(kind, now_ms) if minted else _string(item, "id", at),
+        "id": new_item_id(kind, now_ms) if minted else _id(item, at),
     }
     if kind == "reasoning":
         return {**item, **known, **_reasoning(item, at)}
@@ -188,6 +188,16 @@ def _filled(item: Item, name: str, at: Path) -> str:
     return value
 
 
+def _id(item: Item, at: Path) -> str:
+    value = _filled(item, "id", at)
+    if len(value) > 256 or not value.isprintable() or value.isspace():
+        param = path_of((*at, "id"))
+        raise InvalidRequest(
+            f"Invalid value for '{param}': expected at most 256 printable characters.", param=param
+        )
+    return value
+
+
 def _one_of(part: Item, names: tuple[str, ...], at: Path) -> None:
     for name in names:
         if name in part:
@@ -247,16 +257,17 @@ def _unpaired(what: str, kind: str, by: str, call_id: object) -> InvalidRequest:
 
 
 def replayable(
-    history: Sequence[Item], new_input: Sequence[Item], *, keep_reasoning: bool
+    history: Sequence[Item], new_input: Sequence[Item], *, keep_reasoning: bool, said: int = 0
 ) -> list[Item]:
     """What of `history` the next call can carry, in order, as new items where they change.
 
     Left out are calls that were not finished or that nothing answers, neither in the history nor in
     `new_input`, messages that say nothing, and reasoning: without encrypted content, before an item
     that was left out, or all of it unless `keep_reasoning`. Items that followed left-out reasoning
-    lose their id, since OpenAI refuses such an id without its reasoning.
+    lose their id, since OpenAI refuses such an id without its reasoning. Of the last items, which a
+    completed response `said`, unanswered calls of a client's own tool stay: it owes their outputs.
     """
-    dropped = _unanswered(history, new_input)
+    dropped = _unanswered(history, new_input, len(history) - said)
     for index, item in enumerate(history):
         if item["type"] == "reasoning":
             is_useless = not (keep_reasoning and item.get("encrypted_content"))
@@ -294,6 +305,8 @@ def is_bare_reasoning(item: Item) -> bool:
 
 def _without(items: Sequence[Item], dropped: set[int]) -> list[Item]:
     """The items but those, and but reasoning they followed: OpenAI refuses it without them."""
+    if not any(item["type"] == "reasoning" for item in items):
+        return [item for index, item in enumerate(items) if index not in dropped]
     has_follower = False
     for index in reversed(range(len(items))):
         if items[index]["type"] == "reasoning" and not has_follower:
@@ -312,14 +325,16 @@ def _without(items: Sequence[Item], dropped: set[int]) -> list[Item]:
     return kept
 
 
-def _unanswered(history: Sequence[Item], new_input: Sequence[Item]) -> set[int]:
+def _unanswered(history: Sequence[Item], new_input: Sequence[Item], owed: int) -> set[int]:
     """Positions of unfinished and unanswered calls, and of outputs whose call is one of them.
 
-    Some upstreams use a call_id again in a later turn, so calls are matched in order.
+    Not of own calls from the position `owed` on that only lack an output. Some upstreams use a
+    call_id again in a later turn, so calls are matched in order.
     """
+    items = [*history, *new_input]
     waiting: dict[str, int] = {}
     dropped: set[int] = set()
-    for index, item in enumerate([*history, *new_input]):
+    for index, item in enumerate(items):
         call_id = item.get("call_id")
         if call_id is None:
             continue
@@ -333,7 +348,11 @@ def _unanswered(history: Sequence[Item], new_input: Sequence[Item]) -> set[int]:
             call = waiting.pop(call_id, None)
             if call is None or call in dropped:
                 dropped.add(index)
-    return dropped.union(waiting.values())
+    return dropped.union(
+        index
+        for index in waiting.values()
+        if index < owed or items[index]["type"] not in _OWN_CALLS
+    )
 
 
 def _is_call(item: Item) -> bool:

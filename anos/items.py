@@ -207,10 +207,7 @@ def final_response(
 
     Of the settings those that were `sent` stay as they are, the others are as the upstream says.
     """
-    response = base.copy()
-    for name, value in answer.extra.items():
-        if value is not None and name not in OURS and (name not in sent or name in _DECIDED):
-            response[name] = value
+    response = base | settings_told(answer.extra, sent)
     response["status"] = answer.status
     response["output"] = answer.output
     response["usage"] = answer.usage
@@ -221,6 +218,16 @@ def final_response(
     if answer.status == "incomplete" and answer.incomplete_reason:
         response["incomplete_details"] = {"reason": answer.incomplete_reason}
     return response
+
+
+def settings_told(extra: dict[str, Any], sent: Container[str]) -> dict[str, Any]:
+    """What the client is told of the settings that came with an answer: those it `sent` stay as
+    they are, if nobody else decides."""
+    return {
+        name: value
+        for name, value in extra.items()
+        if value is not None and name not in OURS and (name not in sent or name in _DECIDED)
+    }
 
 
 def add_chat_fields(response: dict[str, Any]) -> dict[str, Any]:

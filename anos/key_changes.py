@@ -15,7 +15,7 @@ from anos import changes, lifecycle
 from anos.config_sections import DEFAULT_KEY
 from anos.errors import InvalidRequest
 from anos.exchange import Exchange
-from anos.key_settings import Kept, Tree, decode, hint_of, read, tree_of
+from anos.key_settings import Kept, Settings, Tree, decode, hint_of, read, tree_of
 from anos.key_views import known, unknown
 from anos.keys import digest_of
 from anos.schema import KeyRecord
@@ -24,7 +24,7 @@ from anos.store import PutKey, StoreError
 
 MAX_OVERLAP_S = 31_536_000
 _NAME = re.compile(r"(?!master$|\.\.?$)[A-Za-z0-9._@-]{1,64}")
-_NAME_WORDS = 'at most 64 letters, digits and . _ @ -, not "master", "." or ".."'
+_NAME_WORDS = '1 to 64 letters, digits and . _ @ -, not "master", "." or ".."'
 _KEY = re.compile(r"[!-~]{1,4096}")
 _KEY_WORDS = "at most 4096 printable ASCII characters without blanks"
 
@@ -43,10 +43,11 @@ async def create(
         async with gateway.changing:
             own = _free_name(gateway.live) if name is None else _new_name(gateway.live, name)
             text = _text(gateway.live, key)
+            now_ms = time.time_ns() // 1_000_000
             kept = Kept(
-                settings=read(settings, gateway.live.config),
+                settings=_alive(read(settings, gateway.live.config), now_ms),
                 hint=hint_of(text),
-                created_ms=time.time_ns() // 1_000_000,
+                created_ms=now_ms,
                 created_by=exchange.caller.key if exchange.caller is not None else "",
             )
             record = KeyRecord(name=own, digest=digest_of(text), settings=msgspec.json.encode(kept))
@@ -163,6 +164,12 @@ def _edited(live: Live, record: KeyRecord, change: Edit) -> KeyRecord:
     settings = read(change(tree_of(kept.settings)), live.config)
     kept = msgspec.structs.replace(kept, settings=settings)
     return msgspec.structs.replace(record, settings=msgspec.json.encode(kept))
+
+
+def _alive(settings: Settings, now_ms: int) -> Settings:
+    if settings.expires_ms is not None and settings.expires_ms <= now_ms:
+        raise InvalidRequest("expires: must be a time to come", param="expires")
+    return settings
 
 
 def _new_name(live: Live, name: Any) -> str:

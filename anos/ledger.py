@@ -157,7 +157,9 @@ class Ledger:
         except NotFoundInStore:
             return False
         except (StoreUnavailable, StoreFailed) as exc:
-            raise Unavailable from exc
+            raise Unavailable(
+                "The gateway cannot write its database; nothing was deleted."
+            ) from exc
 
     def _submit(self, job: Save | Finish) -> asyncio.Future[None] | None:
         try:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from anos import changes, pricing, screening, secret, upkeep
+from anos import changes, pricing, screening, secret, store_file, upkeep
 from anos import config as configuration
 from anos.budgets import Budgets
 from anos.config import ConfigFault
@@ -57,6 +57,8 @@ def contexts(
             if stub is not None:
                 opened.push_async_callback(stub.cleanup)
             server = config.server
+            # Before a secret is made beside it.
+            store_file.check(Path(server.database))
             root = secret.load(server)
             store = await Store.open(
                 Path(server.database),
@@ -93,7 +95,9 @@ async def _recover(store: Store, config: Config) -> Keyring:
     await upkeep.sign(store, now_ms=time.time_ns() // 1_000_000)
     await store.fail_unfinished(time.time_ns() // 1_000_000, _restarted)
     if lost := await store.charge_lost():
-        logger.warning("%d calls were lost in a crash; what they held is charged", lost)
+        logger.warning(
+            "%d calls were lost in a crash; each is charged what a budget held for it, if any", lost
+        )
     keyring = Keyring(config, await store.keys())
     _report(keyring)
     return keyring
@@ -119,6 +123,8 @@ async def drain(app: web.Application) -> None:
     gateway = app[GATEWAY]
     gateway.is_draining = True
     await gateway.runs.wait(gateway.live.config.server.drain_s)
+    if running := len(gateway.runs.now()):
+        logger.warning("%d calls are cut off: server.drain_s is over", running)
     gateway.runs.cancel_all(_SHUTTING_DOWN)
     await gateway.runs.wait(_CLOSING_S)
     for subscriber in gateway.subscribers:
@@ -129,9 +135,20 @@ async def reload(gateway: Gateway, exchange: Exchange | None = None) -> list[str
     """Swap the configuration as it is on disk now in; returns the paths that changed.
 
     `exchange` is the request that asks for it; None: a signal. Raises ConfigFault and keeps the
-    last good one. A running request keeps the one it began with.
+    last good one. A running request keeps the one it began with. What changed, or every fault, is
+    logged.
     """
-    return await changes.unbroken(gateway, _reload(gateway, exchange))
+    return await changes.unbroken(gateway, _reload_logged(gateway, exchange))
+
+
+async def _reload_logged(gateway: Gateway, exchange: Exchange | None) -> list[str]:
+    try:
+        lines = await _reload(gateway, exchange)
+    except ConfigFault as fault:
+        logger.error("configuration not changed: %s", "; ".join(fault.faults))
+        raise
+    logger.info("configuration reloaded: %s", ", ".join(lines) or "nothing changed")
+    return lines
 
 
 async def _reload(gateway: Gateway, exchange: Exchange | None) -> list[str]:
@@ -182,20 +199,16 @@ def _swap(gateway: Gateway, new: Config, keyring: Keyring) -> None:
 
 
 def reload_on_signal(app: web.Application) -> None:
-    """Reload because of SIGHUP: what changed, or every fault, goes to the log."""
+    """Reload because of SIGHUP; only the log is told what became of it."""
     gateway = app[GATEWAY]
-    task = asyncio.create_task(_reload_logged(gateway))
+    task = asyncio.create_task(_reload_quietly(gateway))
     gateway.closing.add(task)
     task.add_done_callback(gateway.closing.discard)
 
 
-async def _reload_logged(gateway: Gateway) -> None:
-    try:
-        lines = await reload(gateway)
-    except ConfigFault as fault:
-        logger.error("configuration not changed: %s", "; ".join(fault.faults))
-    else:
-        logger.info("configuration reloaded: %s", ", ".join(lines) or "nothing changed")
+async def _reload_quietly(gateway: Gateway) -> None:
+    with suppress(ConfigFault):
+        await reload(gateway)
 
 
 @asynccontextmanager

@@ -24,6 +24,8 @@ _LIMITS = {
     "max_parallel_requests": "concurrent",
 }
 _BUDGET = {"max_budget": "usd", "soft_budget": "soft_usd", "budget_duration": "window"}
+# Words of LiteLLM's for what a key has none of here: models of its own, or of its team.
+_ELSEWHERE = ("all-team-models", "no-default-models")
 _ROLES = {"default": "key", "llm_api": "key", "management": "admin", "read_only": "read-only"}
 _NAMES = {
     **{f"limits.{ours}": theirs for theirs, ours in _LIMITS.items()},
@@ -58,9 +60,7 @@ def patched(tree: Tree, body: Tree) -> Tree:
         if name in body:
             result[ours] = body[name]
     if "models" in body:
-        models = body["models"] or None
-        everything = isinstance(models, list) and "all-proxy-models" in models
-        result["models"] = ["*"] if everything else models
+        result["models"] = _models(body["models"])
     if "key_type" in body:
         result["role"] = _role(body["key_type"])
     if "duration" in body:
@@ -92,6 +92,15 @@ def shown(known: Known, config: Config) -> Tree:
         "created_at": None if known.created_ms is None else iso(known.created_ms),
         "created_by": known.created_by,
     }
+
+
+def _models(models: Any) -> Any:
+    if not isinstance(models, list):
+        return models or None
+    for name in _ELSEWHERE:
+        if name in models:
+            raise unsupported("models", f"'{name}' is not supported by this gateway.")
+    return ["*"] if "all-proxy-models" in models else models or None
 
 
 def _limit_in_force(settings: Tree, config: Config) -> Limit | None:

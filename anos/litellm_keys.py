@@ -200,15 +200,15 @@ def _shown(live: Live, name: str) -> Tree:
 async def _info(gateway: Gateway, name: str) -> Tree:
     """All that LiteLLM tells of a key; `spend` is that of its budget's window, if it has one."""
     shown = _shown(gateway.live, name)
-    budgets = gateway.budgets.state(f"key:{name}", time.time_ns() // 1_000_000)
+    account, now_ms = f"key:{name}", time.time_ns() // 1_000_000
+    budgets = gateway.budgets.state(account, now_ms)
     if not budgets:
         spent = (await gateway.store.spent([("key", name, 0)]))[0] / 1e6
         return {**shown, "spend": spent, "budget_reset_at": None}
-    first: Any = budgets[0]
-    resets_ms = first["resets_at_ms"]
+    resets_ms: Any = budgets[0]["resets_at_ms"]
     return {
         **shown,
-        "spend": round(first["usd"] - first["remaining_usd"], 6),
+        "spend": gateway.budgets.spent(account, now_ms)[0] / 1e6,
         "budget_reset_at": None if resets_ms is None else iso(resets_ms),
     }
 

@@ -36,6 +36,22 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # With the published key, a page in a browser must not get in by a name that leads to this machine.
 _LOCAL_HOSTS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.IGNORECASE)
+# What such APIs have elsewhere and this one has not, by its path below /v1.
+_NOT_BUILT = {
+    "assistants": "Assistants are",
+    "audio": "Audio is",
+    "batches": "Batches are",
+    "conversations": "Conversations are",
+    "embeddings": "Embeddings are",
+    "files": "Files are",
+    "images": "Images are",
+    "messages": "The Messages API is",
+    "realtime": "The Realtime API is",
+    "responses/compact": "Compaction is",
+    "responses/input_tokens": "Counting the tokens of an input is",
+    "webhook_endpoints": "Webhooks are",
+}
+_BELOW_V1 = re.compile(r"(?:/openai/v1|/v1|)/((?:responses/)?[a-z_]+)(?:/.*)?")
 _PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, POST, PATCH, DELETE",
     # The wildcard alone would leave Authorization out.
@@ -88,8 +104,9 @@ def gate(
                 report(exc)
                 gateway.ledger.settle(exchange, note_failure(exchange, exc))
                 raise
-            response = answer(exc)
-            note_failure(exchange, _known(exc))
+            told = _not_built(request, exc) or exc
+            response = answer(told)
+            note_failure(exchange, _known(told))
         except BaseException as exc:
             if not exchange.deferred:
                 gateway.ledger.settle(exchange, note_failure(exchange, exc))
@@ -158,6 +175,21 @@ def _known(exc: BaseException) -> GatewayError:
     if isinstance(exc, StoreFailed):
         return Unavailable("The gateway cannot read its database.")
     return GatewayError()
+
+
+def _not_built(request: web.Request, exc: Exception) -> GatewayError | None:
+    """The refusal of what nothing answers, if it is known elsewhere: with its name."""
+    if not isinstance(exc, web.HTTPNotFound | web.HTTPMethodNotAllowed):
+        return None
+    found = _BELOW_V1.fullmatch(request.path)
+    path = found[1] if found else ""
+    if path in _NOT_BUILT:
+        return NotFound(f"{_NOT_BUILT[path]} not supported yet.")
+    if path == "responses" and request.headers.get("Upgrade", "").lower() == "websocket":
+        return InvalidRequest(
+            "WebSocket is not supported yet.", param="Upgrade", code="unsupported_parameter"
+        )
+    return None
 
 
 def _has_begun(request: web.Request) -> bool:

@@ -84,7 +84,8 @@ _ERRORS = {
     "413": "The body is over 100 MiB.",
     "415": "The body has an encoding other than gzip and identity.",
     "429": "A rate limit is reached, and `Retry-After` says for how long; or a budget has not "
-    "enough left for what the call may cost: `insufficient_quota`.",
+    "enough left for what the call may cost: `insufficient_quota`, or `rate_limit_exceeded` "
+    "where calls that run only hold it.",
     "500": "The gateway met an internal error.",
     "502": "The upstream failed.",
     "503": "The database cannot be written, the gateway drains, or it is full.",

@@ -194,7 +194,8 @@ def _live() -> dict[str, Schema]:
 
 
 def _in_full() -> Schema:
-    attempt = {"provider": STRING, "deployment": STRING, "status": INTEGER, "code": STRING}
+    words = dict.fromkeys(("provider", "deployment", "code", "message"), STRING)
+    attempt = {**words, "status": INTEGER}
     correction = {"seq": INTEGER, "at": TIME, "cost_usd": NUMBER}
     counts = ("input", "cached", "cache_write", "output", "reasoning")
     times = ("first_byte_ms", "upstream_ms", "overhead_ms", "duration_ms")

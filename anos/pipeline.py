@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ from anos.relay import ClientStream, Whole
 from anos.routing import Route
 from anos.runs import Run
 from anos.screened import Screened
-from anos.screening import Profile, screen_answer, screen_message, screened
+from anos.screening import Profile, judge_request, screen_answer, screen_message, screened
 from anos.sending import Begun, send
 from anos.state import Gateway, Live
 from anos.store import ReservationRecord, ResponseRecord, StoreFailed
@@ -56,6 +57,7 @@ class Work(Struct, eq=False):
     told: dict[str, Any] | None = None  # usage, of an answer in one piece
     body: bytes = b""  # for the first route
     deltas: int = 0  # that came from the upstream
+    verdict: asyncio.Task[str] | None = None  # on the request, while the model is called
 
     def reserve(self) -> ReservationRecord | None:
         """Make the first route's request, and hold what it may use; see admission.reserve."""
@@ -78,7 +80,7 @@ class Work(Struct, eq=False):
             return client.response
         except UpstreamError as exc:
             message = self._without_key(exc.message)
-            exc.message = screen_message(self.profile, self.exchange, message)
+            exc.message = screen_message(self.profile, self.exchange.receipts, message)
             raise
         except (asyncio.CancelledError, ConnectionError) as exc:
             self._client_left(exc)
@@ -119,9 +121,10 @@ class Work(Struct, eq=False):
     async def _screen(self, answer: Answer) -> None:
         """Have the guards look at a whole answer; what they refuse was paid for nevertheless."""
         profile = self.profile
-        if not (profile.scans_words or profile.judges_answers):
-            return
         try:
+            await self._judged()
+            if not (profile.scans_words or profile.judges_answers):
+                return
             if await screen_answer(profile, self.exchange, self.call, answer):
                 self.call.masked_answer()
         except GuardBlocked:
@@ -176,6 +179,12 @@ class Work(Struct, eq=False):
     async def _pump(self, client: ClientStream | None) -> None:
         """Relay the upstream's events until it ends."""
         begun = await self._send()
+        try:
+            await self._judged()
+        except GuardBlocked:
+            self._keep(begun.data)
+            self._count(_left())
+            raise
         started_ns = time.monotonic_ns()
         stream = self._guarded()
         write = None if client is None else client.write
@@ -189,9 +198,36 @@ class Work(Struct, eq=False):
         if not self.call.background and (held := self.reserve()) is not None:
             await self.gateway.ledger.commit(held)
         upstreams = self.live.upstreams
-        begun = await send(self.call, self.exchange, self.routes, self.body, upstreams)
+        sending = send(self.call, self.exchange, self.routes, self.body, upstreams, self._covered)
+        judged = self.exchange.unjudged is None
+        begun = await (sending if judged else self._unless_refused(sending))
         self.route, self.answering = begun.route, begun.answering
         return begun
+
+    async def _unless_refused(self, sending: Coroutine[Any, Any, Begun]) -> Begun:
+        """What `sending` comes to, unless the request is refused before: then the model is left."""
+        self.verdict = asyncio.create_task(judge_request(self.profile, self.exchange))
+        asked = asyncio.create_task(sending)
+        try:
+            await asyncio.wait((asked, self.verdict), return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                await self._judged()
+            return await asked
+        except GuardBlocked:
+            self._count(_left())
+            raise
+        finally:
+            asked.cancel()
+
+    async def _judged(self) -> None:
+        """Wait for the verdict on a request that is judged while the model is called."""
+        if self.verdict is None:
+            return
+        action = await self.verdict
+        if action != "pass":
+            self.run.cleared = None
+        if action == "block":
+            raise GuardBlocked
 
     def _keep(self, data: bytes) -> None:
         """Note what came from the upstream."""
@@ -223,7 +259,7 @@ class Work(Struct, eq=False):
         if self.run.reason:
             error = {"code": "server_error", "message": self.run.reason}
             return Answer(status="failed", output=[], usage=None, error=error)
-        return Answer(status="cancelled", output=[], usage=None)
+        return _left()
 
     async def _commit(self, answer: Answer) -> dict[str, Any]:
         """Settle the call; a stored response is returned only when it is durable."""
@@ -280,9 +316,7 @@ class Work(Struct, eq=False):
         if self.exchange.settled:
             return
         note_failure(self.exchange, exc)
-        answer = Answer(status="cancelled", output=[], usage=None)
-        if self.screened is not None:
-            answer = self.screened.left()
+        answer = _left() if self.screened is None else self.screened.left()
         self._count(answer)
         response = self._final(answer)
         self.run.is_ending = True
@@ -293,10 +327,16 @@ class Work(Struct, eq=False):
             commit.add_done_callback(lambda _: self.gateway.runs.remove(self.run, response))
 
     def _close(self) -> None:
+        if self.verdict is not None:
+            self.verdict.cancel()
         if self.answering is not None:
             self.answering.close()
         if not self.run.is_ending:
             self.gateway.runs.remove(self.run, None)
+
+    def _covered(self, message: str) -> str:
+        """An upstream's words for operators; the receipts are of what the client gets."""
+        return screen_message(self.profile, [], self._without_key(message))
 
     def _without_key(self, text: str) -> str:
         # Some upstreams repeat the key they refuse, and not all say so with a status.
@@ -327,6 +367,11 @@ def record_of(run: Run, response: dict[str, Any], parent_id: str | None) -> Resp
         output=[(item["id"], encode(item)) for item in response["output"]],
         cleared=run.cleared,
     )
+
+
+def _left() -> Answer:
+    """What an upstream has said that was left before it was heard."""
+    return Answer(status="cancelled", output=[], usage=None)
 
 
 def _lost() -> Unavailable:

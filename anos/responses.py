@@ -3,6 +3,7 @@
 API: https://platform.openai.com/docs/api-reference/responses
 """
 
+import asyncio
 import re
 import time
 from itertools import chain
@@ -11,8 +12,10 @@ from typing import Any
 import orjson
 from aiohttp import web
 from msgspec import Struct
+from multidict import MultiDict
 
 from anos import admission, items, pipeline, screening
+from anos.admin_params import known
 from anos.calls import ResponsesCall, bare, shown
 from anos.decoding import decode_body
 from anos.errors import InvalidRequest, NotFound, Unavailable
@@ -43,6 +46,9 @@ from anos.validation import read_include, read_page, validate_create
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ENCRYPTED = "reasoning.encrypted_content"
+_TURN_ITEMS = 5_000  # read in some 20 ms
+# Query parameters that are a list, or that some clients add to every address.
+_UNCHECKED = ("include", "api-version", "beta")
 _LOST = {
     "type": "server_error",
     "code": "server_error",
@@ -57,9 +63,10 @@ class _Inherited(Struct, frozen=True):
     before: int
     before_bytes: int
     cleared: str | None
+    completed: bool  # the parent
 
 
-_NOTHING = _Inherited([], 0, 0, None)
+_NOTHING = _Inherited([], 0, 0, None, False)
 
 
 class _Conversation(Struct, frozen=True):
@@ -81,7 +88,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     validate_create(tree)
     now_ms = time.time_ns() // 1_000_000
     given = tree.pop("input", None)
-    own_input = normalise_input(given, now_ms)
+    own_input = await _normalised(given, now_ms)
     live = gateway.live
     routes = await admission.admit(gateway, live, exchange, caller, tree["model"])
     keeps_reasoning = any(route.reasoning for route in routes)
@@ -160,8 +167,10 @@ async def delete(request: web.Request) -> web.Response:
 async def input_items(request: web.Request) -> web.Response:
     """GET /v1/responses/{id}/input_items: what the model was given, inherited context included."""
     gateway, exchange, caller = _context(request)
-    page = read_page(request.query)
-    include = read_include(request.query)
+    query = request.query
+    ours = [pair for pair in query.items() if pair[0].partition("[")[0] not in _UNCHECKED]
+    known(MultiDict(ours), ("limit", "order", "after", "include"))
+    page, include = read_page(query), read_include(query)
     response_id = _named(exchange, request)
     run = gateway.runs.get(caller.project, response_id)
     try:
@@ -181,7 +190,8 @@ async def input_items(request: web.Request) -> web.Response:
     except NotFoundInStore:
         raise _unknown(response_id) from None
     except UnknownItem:
-        raise InvalidRequest(f"No item with id '{page.after}' found.", param="after") from None
+        sought = str(page.after)[:256]
+        raise InvalidRequest(f"No item with id '{sought}' found.", param="after") from None
     return _plain(
         {
             "object": "list",
@@ -254,7 +264,7 @@ async def _conversation(
 ) -> _Conversation:
     """What the model is to see: the history, and the own input with what it refers to."""
     parent_id = tree.get("previous_response_id")
-    inherited = await _inherited(gateway, caller, parent_id) if parent_id else _NOTHING
+    inherited = _NOTHING if parent_id is None else await _inherited(gateway, caller, parent_id)
     resolved = sent = own_input
     recalled: set[int] = set()
     if any(map(_is_known_here, own_input)):
@@ -262,11 +272,25 @@ async def _conversation(
         sent = readable(resolved, recalled, keep_reasoning=keeps_reasoning)
     history: list[Item] = []
     if inherited.items:
-        history = replayable(inherited.items, resolved, keep_reasoning=keeps_reasoning)
+        await asyncio.sleep(0)  # they may be many
+        said = len(inherited.items) - inherited.before if inherited.completed else 0
+        history = replayable(inherited.items, resolved, keep_reasoning=keeps_reasoning, said=said)
+        await asyncio.sleep(0)
     check_tool_pairs(history + sent)
     streams = tree.get("background") is True or tree.get("stream") is True
     turn = Turn(tree["model"], tree, sent, history, streams)
     return _Conversation(turn, inherited, resolved, recalled)
+
+
+async def _normalised(given: Any, now_ms: int) -> list[Item]:
+    """The items of the request; between many of them others get their turn."""
+    if type(given) is not list or len(given) <= _TURN_ITEMS:
+        return normalise_input(given, now_ms)
+    own_input: list[Item] = []
+    for first in range(0, len(given), _TURN_ITEMS):
+        own_input += normalise_input(given[first : first + _TURN_ITEMS], now_ms, first)
+        await asyncio.sleep(0)
+    return own_input
 
 
 async def _inherited(gateway: Gateway, caller: Caller, parent_id: str) -> _Inherited:
@@ -275,7 +299,7 @@ async def _inherited(gateway: Gateway, caller: Caller, parent_id: str) -> _Inher
     try:
         history = await gateway.store.history(caller.project, parent_id)
     except NotFoundInStore:
-        raise _no_parent(f"Previous response with id '{parent_id}' not found.") from None
+        raise _no_parent(f"Previous response with id '{parent_id[:256]}' not found.") from None
     except ParentBroken:
         raise _no_parent(
             f"Previous response with id '{parent_id}' cannot be continued: "
@@ -287,6 +311,7 @@ async def _inherited(gateway: Gateway, caller: Caller, parent_id: str) -> _Inher
         before,
         sum(map(len, history.items[:before])),
         history.cleared,
+        history.status == "completed",
     )
 
 
@@ -368,7 +393,7 @@ def _plain(body: dict[str, Any]) -> web.Response:
 
 
 def _unknown(response_id: str) -> NotFound:
-    return NotFound(f"Response with id '{response_id}' not found.", param="response_id")
+    return NotFound(f"Response with id '{response_id[:256]}' not found.", param="response_id")
 
 
 def _no_parent(message: str) -> InvalidRequest:

@@ -14,7 +14,7 @@ from anos import sse
 from anos.errors import UpstreamError
 from anos.items import Answer
 from anos.scanner_lines import Lines
-from anos.scanner_parts import Dialect, Event, Held, Piece, Unread, masked, written
+from anos.scanner_parts import Dialect, Event, Held, Overfull, Piece, Unread, masked, written
 from anos.scanner_queue import Queue
 from anos.scanner_runs import Run, learned, read_event
 from anos.stream import Stream
@@ -23,6 +23,9 @@ from guards.keywords import Match, Rules
 logger = logging.getLogger("anos")
 
 _Bytes = bytes  # Scanned has a field of that name
+_MOST_MESSAGE = 4_096
+# To read an event of more strings would keep all others waiting.
+_LONG, _MOST_QUOTES = 65_536, 200_000
 _UNREADABLE = "The upstream sent an event that cannot be read."
 
 
@@ -46,7 +49,7 @@ class Scanned:
         self._blocks_on_error = on_error == "block"
         self._failure: UpstreamError | None = None
         self._queue = Queue(dialect, holds=mode != "monitor")
-        self._lines = Lines(rules, mode, self._queue, dialect.patience)
+        self._lines = Lines(rules, mode, self._queue, dialect.patience, dialect.ordered)
         self.found = self._lines.found  # matches by rule
 
     @property
@@ -88,7 +91,7 @@ class Scanned:
         if self.is_blocked:
             return self._closed("incomplete", None)
         if error is not None and self.mode != "monitor":
-            error = {**error, "message": masked(self._rules, error["message"])[0]}
+            error = {**error, "message": masked(self._rules, error["message"][:_MOST_MESSAGE])[0]}
         if self._failure is not None:
             return self._ended(b"", None, status, error)
         closing, answer = self._inner.abort(status, error)
@@ -126,7 +129,11 @@ class Scanned:
         if answer is None or self._queue.is_cut:
             return True
         self._queue.read()
-        return all(self._lines.check(None, found) for found in self._dialect.texts(answer))
+        lines, dialect = self._lines, self._dialect
+        # Parts that speak out of their order are looked at as they stand.
+        return lines.check(None, dialect.texts(answer)) and lines.check(
+            None, dialect.together(answer)
+        )
 
     def _closed(self, status: str, error: dict[str, Any] | None) -> tuple[_Bytes, Answer]:
         self._queue.tell()
@@ -221,16 +228,19 @@ class Scanned:
         if raw == sse.DONE:
             queue.add(Held(raw, {}))
             return
+        if len(raw) > _LONG and raw.count(b'"') > _MOST_QUOTES:
+            raise Overfull
         try:
             raw, event = read_event(raw)
             piece = self._dialect.delta(event)
+            reading = self._dialect.read(event) if piece is None else None
         except (ValueError, KeyError):
             self._failure = UpstreamError(_UNREADABLE)
             queue.is_cut = True
             return
         line = lines.current
         if piece is None:
-            reading = self._dialect.read(event)
+            assert reading is not None
             lines.take(Held(raw, event, reading.pieces), reading)
         else:
             if line is None or line.part != piece.part or queue.held or lines.seams:

@@ -6,6 +6,7 @@ from typing import Any
 from anos.extract import Found
 from anos.scanner_parts import (
     MASK,
+    Disorder,
     Event,
     Held,
     Line,
@@ -23,6 +24,11 @@ from guards.stream_scanner import StreamScanner
 from guards.turns import at_once
 
 _BLOCK = 128
+# Of one text, or of all whole texts of an event: what is longer would keep all others waiting, and
+# so would more matches in one.
+_MOST_TEXT, _MOST_HITS = 1 << 20, 1_000
+# A phrase is looked for in so much text before a match.
+_MOST_BEFORE = 512
 # More texts that grow at once than any answer has.
 _MOST_LINES = 512
 
@@ -35,8 +41,15 @@ class Lines:
     to the events in the queue; unread ones are parsed by the caller before.
     """
 
-    def __init__(self, rules: Rules, mode: str, queue: Queue, patience: int | None) -> None:
-        """`patience`: see Dialect."""
+    def __init__(
+        self,
+        rules: Rules,
+        mode: str,
+        queue: Queue,
+        patience: int | None,
+        ordered: frozenset[str],
+    ) -> None:
+        """`patience` and `ordered`: see Dialect."""
         self.is_blocked = False
         self.found: Counter[str] = Counter()  # matches by rule
         self.texts = self.bytes = 0  # that were looked at
@@ -50,6 +63,9 @@ class Lines:
         self._over: list[Line] = []  # grow no more, but what follows may complete a phrase
         self._speaking: dict[Any, Line] = {}  # of each group, what was said last
         self._finished: set[Any] = set()  # groups that are said to be over
+        self._ordered = ordered
+        self._last: dict[Any, Part] = {}  # of what is ordered, the last in its order that spoke
+        self._hits = 0  # matches in one text
         self._known: dict[tuple[bool, str], str] = {}  # whole texts, and what is shown for them
 
     def feed(self, line: Line, text: str, count: int) -> Match | None:
@@ -94,27 +110,37 @@ class Lines:
         return False
 
     def take(self, held: Held, reading: Reading) -> None:
-        """Hold an event, and look at all that it says."""
+        """Hold an event, and look at all that it says. Overfull if that is too much."""
+        if sum(map(len, {x.text for x in reading.texts})) > _MOST_TEXT:
+            raise Overfull
         for part in reading.ends:
             if not self.is_blocked and (line := self.growing.pop(part, None)) is not None:
                 self._end(line)
         if self.is_blocked:
             return
         self._queue.add(held)
-        for found in reading.texts:
-            if not self.check(held, found):
-                return
+        if reading.texts and not self.check(held, reading.texts):
+            return
         for piece in reading.pieces:
             self.grow(held, piece)
             if self.is_blocked:
                 return
         self._finished.update(reading.closes)
 
-    def check(self, held: Held | None, found: Found) -> bool:
-        """Look at a text that does not grow; what was looked at before is known. False: the end.
+    def check(self, held: Held | None, texts: list[Found]) -> bool:
+        """Look at texts that do not grow; what was looked at before is known. False: the end.
 
-        `held` is the event it stands in, the last one in the queue.
+        `held` is the event they stand in, the last one in the queue.
         """
+        known = self._known
+        new = {x.text for x in texts if not x.is_json and (False, x.text) not in known}
+        if len(new) > 1 and self._rules.is_clear([*new]):
+            for text in new:
+                self._count(text)
+                known[False, text] = text
+        return all(self._check(held, found) for found in texts)
+
+    def _check(self, held: Held | None, found: Found) -> bool:
         shown = self._known.get((found.is_json, found.text))
         if shown is None:
             self._count(found.text)
@@ -147,6 +173,9 @@ class Lines:
             if line is None:
                 return
         seams = [each for each in self.seams if each.part == piece.part]
+        if len(text) > _MOST_TEXT:
+            raise Overfull
+        self._hits = 0
         self._count(text)
         line.said.append(text)
         for each in [*seams, line]:
@@ -192,7 +221,7 @@ class Lines:
     def close_all(self) -> None:
         """Nothing follows at all."""
         for line in self._all():
-            if not self.is_blocked:
+            if not self.is_blocked and line.safe < line.fed:
                 self.settle(line, "", None, is_end=True)
                 line.safe = line.fed
         self.growing, self._over, self.seams, self.current = {}, [], [], None
@@ -216,6 +245,10 @@ class Lines:
         Overfull if there are too many.
         """
         part = piece.part
+        if part[1] in self._ordered and self._mode != "monitor":
+            if part[2:] < self._last.get(part[1], part)[2:]:
+                raise Disorder
+            self._last[part[1]] = part
         line = self.growing.get(part)
         if line is None:
             if len(self.growing) >= _MOST_LINES:
@@ -257,7 +290,8 @@ class Lines:
 
     def _end(self, line: Line) -> None:
         """The part has ended, and may be followed by another."""
-        self.settle(line, "", None, is_end=True)
+        if line.safe < line.fed:
+            self.settle(line, "", None, is_end=True)
         if self.is_blocked:
             return
         if line is self.current:
@@ -284,7 +318,11 @@ class Lines:
     def _hit(self, line: Line, match: Match, full: str) -> str:
         """What of `full`, the end of the line, comes after the match."""
         self.found[match.rule] += 1
+        self._hits += 1
+        if self._hits > _MOST_HITS:
+            raise Overfull
         start, end = line.begins + match.start, line.begins + match.end
+        start = self._left_alone(line, start, line.safe)
         # What lies across two parts is cut off: the first has been said in full.
         if self._mode == "block" or (self._mode == "mask" and line.seam):
             self._queue.trim(line, start)
@@ -300,13 +338,27 @@ class Lines:
             line.scanner, line.begins = self._scanner(line.is_json), end
         return full[len(full) - (line.fed - end) :]
 
+    def _left_alone(self, line: Line, start: int, safe: int) -> int:
+        """Where to cut, or to cover, instead of at `start`, if a word that is stuck to what begins
+        there is a phrase when it stands alone; not before `safe`, which has been let out."""
+        if not self._rules.patterns:
+            return start
+        line.said = ["".join(line.said)]
+        before = line.said[0][max(line.begins, start - _MOST_BEFORE) : start]
+        if not before[-1:].isalnum():
+            return start
+        found = self._rules.found(before, is_json=line.is_json)
+        begins = [start - len(before) + each.start for each in found if each.end == len(before)]
+        return max(min([start, *begins]), min(safe, start))
+
     def _stop(self) -> None:
         """Nothing follows; what is held of other parts goes out as far as it is clear."""
         self.is_blocked = self._queue.is_cut = True
         for line in self._all():
             spans = [span for held in self._queue.held for span in held.spans]
             end = max([span.end for span in spans if span.line is line], default=line.begins)
-            start, line.safe = line.safe, line.fed
+            safe = start = line.safe
+            line.safe = line.fed
             if end == line.fed > start:
                 match = line.scanner.finish()
                 start = line.fed if match is None else line.begins + match.start
@@ -317,4 +369,4 @@ class Lines:
                 match = scanner.feed(text) or scanner.finish()
                 start = min(start, end if match is None else line.begins + match.start)
             if start < end and (not line.seam or start < line.seam):
-                self._queue.trim(line, start)
+                self._queue.trim(line, self._left_alone(line, start, safe))

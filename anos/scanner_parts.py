@@ -16,13 +16,18 @@ from guards.turns import Turns, at_once
 MASK = "***"
 # So many matches are covered in a turn.
 _TURN = 16_384
+_ROUNDS = 2
 
 Event = dict[str, Any]
 Part = tuple[Any, ...]  # names what grows; first its group: in a group one follows another
 
 
 class Overfull(Exception):
-    """More of a stream would have to wait than is held."""
+    """More of a stream would have to wait, or to be looked at in one go, than is allowed."""
+
+
+class Disorder(Exception):
+    """A text goes on after another has begun that clients put behind it."""
 
 
 class Piece(Struct, eq=False):
@@ -49,6 +54,9 @@ class Dialect(Protocol):
     # A part may go on after another has spoken. Until that one has said so many characters it is
     # waited for; None: until the part ends.
     patience: int | None
+    # The second of a Part, of those whose texts clients join in the order of their places: what
+    # follows that in the Part.
+    ordered: frozenset[str]
 
     def delta(self, event: Event) -> Piece | None:
         """The only text of an event that has no other."""
@@ -67,6 +75,9 @@ class Dialect(Protocol):
 
     def texts(self, answer: Answer) -> list[Found]:
         """The texts of the answer that the upstream's last event gives."""
+
+    def together(self, answer: Answer) -> list[Found]:
+        """What of that a client reads in one text, as it is now."""
 
 
 class Line(Struct, eq=False):
@@ -127,16 +138,23 @@ def masked(rules: Rules, text: str, *, is_json: bool = False) -> tuple[str, list
 
 def masking(rules: Rules, text: str, *, is_json: bool = False) -> Turns[tuple[str, list[Match]]]:
     """As `masked`, in turns."""
-    matches = yield from rules.steps(text, is_json=is_json)
-    parts: list[str] = []
-    at = 0
-    for number, match in enumerate(matches, 1):
-        if match.start >= at:
-            parts += [text[at : match.start], MASK]
-        at = max(at, match.end)
-        if number % _TURN == 0:
-            yield
-    return "".join([*parts, text[at:]]), matches
+    found: list[Match] = []
+    # A word that was stuck to what is covered may be a phrase when it stands alone.
+    for _ in range(_ROUNDS):
+        matches = yield from rules.steps(text, is_json=is_json)
+        if not matches:
+            break
+        found += matches
+        parts: list[str] = []
+        at = 0
+        for number, match in enumerate(matches, 1):
+            if match.start >= at:
+                parts += [text[at : match.start], MASK]
+            at = max(at, match.end)
+            if number % _TURN == 0:
+                yield
+        text = "".join([*parts, text[at:]])
+    return text, found
 
 
 def shorten(held: Held, span: Span, start: int) -> None:

@@ -82,7 +82,7 @@ class Queue:
         holds = self._holds
         while self.held:
             held = self.held[0]
-            if holds and any(each.end > each.line.safe for each in held.spans):
+            if holds and held.spans and any(each.end > each.line.safe for each in held.spans):
                 return out
             self.held.popleft()
             self._waiting -= len(held.raw)

@@ -17,13 +17,16 @@ from anos.scanner_parts import Event, Line, Piece
 
 _VARIES = re.compile(
     rb'"(?P<name>sequence_number|obfuscation|delta|content)": ?'
-    rb'(?:(?P<number>\d{1,9})(?=[,}])|"(?P<text>(?:[^"\\]|\\.)*)(?="))'
+    rb'(?:(?P<number>\d{1,9})(?=[,}])|"(?P<text>[^"\\]*(?:\\.[^"\\]*)*)(?="))'
 )
 _NUMBER, _PADDING = b"sequence_number", b"obfuscation"
 _BACKSLASH = ord("\\")
 _PROBE = "~ a probe ~"
-# At a match what is left of a run's text is looked at again.
+# Nobody writes many deltas that are longer.
+_LONG = 65_536
+# At a match what is left of a run's text is looked at again, and near a phrase all of it.
 _MOST_TEXT = 1024
+_ENOUGH = 256
 
 
 class Run(Struct, eq=False):
@@ -79,7 +82,7 @@ class Template(Struct, eq=False):
         texts: list[str] = []
         ends: list[int] = []
         lead, size = before, 0
-        while True:
+        while size < _ENOUGH:
             if after:
                 lead = b"%b%d%b" % (before, number, after)
             if not shown.startswith(lead, at):
@@ -143,7 +146,8 @@ def read_event(raw: bytes) -> tuple[bytes, Event]:
     if type(event) is not dict:
         raise ValueError
     made = orjson.dumps(event)
-    if made != data and (data.find(b"\n") >= 0 or _has_doubles(data)):
+    is_long = len(data) > _LONG  # it takes seconds to look for doubles in what is very long
+    if made != data and (is_long or data.find(b"\n") >= 0 or _has_doubles(data)):
         data = made
     type_ = event.get("type")
     return sse.encode(type_ if type(type_) is str and "choices" not in event else "", data), event
@@ -167,6 +171,8 @@ def learned(
     raw: bytes, line: Line, piece: Piece, delta: Callable[[Event], Piece | None]
 ) -> Template | None:
     """How `raw` is written, an event whose only text is `piece`, as `delta` tells of any event."""
+    if len(raw) > _LONG:
+        return None
     key, data_at = piece.key.encode(), raw.find(b"data: ") + 6
     names: list[bytes] = []
     cuts, number = [0], 0

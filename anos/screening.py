@@ -1,12 +1,8 @@
 """The guards of a profile at work: on a request, on a whole answer, and on a stream."""
 
 import asyncio
-import logging
-import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,12 +24,6 @@ from anos.upstream import MODERATIONS, Upstream
 if TYPE_CHECKING:
     from anos.moderation import Moderator
     from guards.keywords import Rules
-    from guards.turns import Turns
-
-logger = logging.getLogger("anos")
-
-# After so much text, a few milliseconds, others get their turn.
-_TURN_CHARS = 65_536
 
 
 class Profile(Struct, frozen=True, eq=False):
@@ -73,19 +63,21 @@ async def screen_request(
     """Look at all that the model would see, and at what was left out of it: see `Call.found`.
 
     What is to be masked is masked in the call. `trusted_bytes` are those of what was cleared
-    before. Returns whether nothing was found, and no guard failed. Raises GuardBlocked.
+    before. Returns whether nothing was found, and no guard failed; moderation is yet to say so if
+    the exchange has something `unjudged`. Raises GuardBlocked.
     """
     keywords, moderation = profile.settings.keywords, profile.settings.moderation
     has_words = profile.rules is not None and keywords.input != "off"
     moderator = profile.moderator if moderation.input != "off" else None
     if not has_words and moderator is None:
         return False
-    found = call.found(resolved, recalled)
+    found = call.found(resolved, recalled, with_tools=has_words and "tools" in keywords.sources)
     blocked = False
     if has_words:
-        # What is joined is joined as it was masked, so it comes last.
-        wanted = (x for x in chain(found, call.joined()) if x.source in keywords.sources)
-        receipt = await _look(profile, "input", keywords.input, wanted)
+        wanted = [x for x in found if x.source in keywords.sources]
+        # What is joined, all of it the model's, is joined as it was masked.
+        joined = call.joined() if "assistant" in keywords.sources else ()
+        receipt = await _look(profile, "input", keywords.input, wanted, joined)
         exchange.receipts.append(receipt)
         blocked = receipt.action == "block"
         if receipt.action == "mask":
@@ -96,7 +88,10 @@ async def screen_request(
             # Names of fields are no speech.
             said = [x for x in found if x.writable or x.source == "files"]
             said = [x for x in said if x.source != "tools"]
-            receipt = await _judge(moderator, "input", moderation.input, said)
+            if moderation.during_call and not call.background:
+                exchange.unjudged = said
+            else:
+                receipt = await _judge(moderator, "input", moderation.input, said)
         exchange.receipts.append(receipt)
         blocked = blocked or receipt.action == "block"
     for receipt in exchange.receipts:
@@ -104,15 +99,32 @@ async def screen_request(
     exchange.headers["anos-guards"] = _told(exchange.receipts)
     if blocked:
         raise GuardBlocked
-    return all(each.action == "pass" for each in exchange.receipts)
+    done = exchange.receipts if exchange.unjudged is None else exchange.receipts[:-1]
+    return all(each.action == "pass" for each in done)
+
+
+async def judge_request(profile: Profile, exchange: Exchange) -> str:
+    """Judge what `screen_request` has left to be judged while the model is called.
+
+    The receipt that said "skipped" until then says what came of it; its action is returned.
+    """
+    receipts, mode = exchange.receipts, profile.settings.moderation.input
+    place = len(receipts) - 1
+    assert profile.moderator is not None
+    assert exchange.unjudged is not None
+    receipt = await _judge(profile.moderator, "input", mode, exchange.unjudged)
+    receipt.trusted = receipts[place].trusted
+    receipts[place] = receipt
+    exchange.headers["anos-guards"] = _told(receipts[: place + 1])
+    return receipt.action
 
 
 async def screen_answer(profile: Profile, exchange: Exchange, call: Call, answer: Answer) -> bool:
     """Look at a whole answer; whether something in it was masked. Raises GuardBlocked."""
     action, found = "pass", call.answered(answer)
     if profile.scans_words:
-        words = chain(found, call.together(answer))
-        receipt = await _look(profile, "output", profile.settings.keywords.output, words)
+        mode = profile.settings.keywords.output
+        receipt = await _look(profile, "output", mode, found, call.together(answer))
         exchange.receipts.append(receipt)
         action = receipt.action
     is_blocked = action == "block"
@@ -135,17 +147,17 @@ async def screen_answer(profile: Profile, exchange: Exchange, call: Call, answer
     return action == "mask"
 
 
-def screen_message(profile: Profile, exchange: Exchange, message: str) -> str:
-    """What a client may read of an upstream's words about an error: every match is covered."""
+def screen_message(profile: Profile, receipts: list[Receipt], message: str) -> str:
+    """What may be read of an upstream's words about an error: every match is covered."""
     if not profile.scans_words:
         return message
     shown = {"message": message}
     mode = "monitor" if profile.settings.keywords.output == "monitor" else "mask"
     found = Found("other", message, shown, "message", False, True)
     receipt = Receipt("keywords", "output", "pass")
-    for _ in _timed(receipt, _searching(profile, receipt, mode, [found])):
+    for _ in _turns(profile, receipt, mode, [[found]]):
         pass  # it is short
-    exchange.receipts.append(receipt)
+    receipts.append(receipt)
     return shown["message"] if receipt.action != "block" else UpstreamError.message
 
 
@@ -173,94 +185,22 @@ def screened(profile: Profile, call: Call, stream: Stream, now_ms: int, hold_s: 
     return Screened(stream, scanned, judged)
 
 
-async def _look(profile: Profile, direction: str, mode: str, found: Iterable[Found]) -> Receipt:
+async def _look(profile: Profile, direction: str, mode: str, *looks: Iterable[Found]) -> Receipt:
     """Look for words in texts, and mask them if that is the mode; others get their turns."""
     receipt = Receipt("keywords", direction, "pass")
-    for _ in _timed(receipt, _searching(profile, receipt, mode, found)):
+    for _ in _turns(profile, receipt, mode, looks):
         await asyncio.sleep(0)
     return receipt
 
 
-def _timed(receipt: Receipt, turns: Iterator[None]) -> Iterator[None]:
-    """The same turns; the receipt is told what they take, and not what is done between them."""
-    spent_ns, is_over = 0, False
-    while not is_over:
-        started_ns = time.perf_counter_ns()
-        is_over = next(turns, True) is True
-        spent_ns += time.perf_counter_ns() - started_ns
-        receipt.us = spent_ns // 1000
-        if not is_over:
-            yield
-
-
-def _searching(
-    profile: Profile, receipt: Receipt, mode: str, found: Iterable[Found]
+def _turns(
+    profile: Profile, receipt: Receipt, mode: str, looks: Iterable[Iterable[Found]]
 ) -> Iterator[None]:
-    """Look, turn by turn; `receipt` says at the end what came of it."""
+    import anos.looking
+
     assert profile.rules is not None
-    counts: Counter[str] = Counter()
-    seen: list[Found] = []
-    taken = 0
-    try:
-        for each in chain(found, _together(seen)):
-            if taken > _TURN_CHARS:
-                taken = 0
-                yield
-            taken += len(each.text)
-            seen.append(each)
-            matches = yield from _matches(profile.rules, mode, each)
-            counts.update(matches)
-            if matches and mode == "mask" and not each.writable:
-                mode = "block"  # what cannot be covered must not pass
-    except Exception as exc:  # its message may quote the text
-        logger.error("a guard failed: %s", type(exc).__name__)
-        receipt.error = "failed"
-    receipt.texts, receipt.bytes = len(seen), sum(map(_bytes, seen))
-    receipt.sources = dict(Counter(each.source for each in seen))
-    receipt.rules = dict(counts)
-    if receipt.error and profile.settings.keywords.on_error == "block":
-        receipt.action = "block"
-    elif counts:
-        receipt.action = mode
-    elif receipt.error:
-        receipt.action = "error"
-
-
-def _together(seen: list[Found]) -> Iterator[Found]:
-    """What the parts of each message say together, as they are when they have been looked at."""
-    messages: dict[int, list[Found]] = {}
-    for each in seen:
-        if each.parts is not None and len(each.parts) > 1:
-            messages.setdefault(id(each.parts), []).append(each)
-    for parts in messages.values():
-        if len(parts) > 1:
-            from guards.letters import JOINT
-
-            text = JOINT.join([each.container[each.key] for each in parts])
-            yield Found(parts[0].source, text, None, "", False, False, parts)
-
-
-def _matches(rules: "Rules", mode: str, found: Found) -> "Turns[list[str]]":
-    if found.container is None and found.parts is not None:
-        return (yield from _across(rules, found.text))
-    most = 1 if mode == "block" else None
-    matches = yield from rules.steps(found.text, is_json=found.is_json, most=most)
-    if matches and mode == "mask" and found.writable:
-        from anos.scanner_parts import masking
-
-        covered, matches = yield from masking(rules, found.text, is_json=found.is_json)
-        found.container[found.key] = covered
-    return [match.rule for match in matches]
-
-
-def _across(rules: "Rules", text: str) -> "Turns[list[str]]":
-    """What lies across the joints of a text, however a model is given its parts."""
-    from guards.letters import JOINT
-
-    matches = yield from rules.steps(text)
-    if rules.patterns:
-        matches += yield from rules.steps(text.replace(JOINT, "\n"))
-    return [match.rule for match in {*matches} if JOINT in text[match.start : match.end]]
+    on_error = profile.settings.keywords.on_error
+    return anos.looking.turns(profile.rules, receipt, mode, on_error, looks)
 
 
 async def _judge(moderator: "Moderator", direction: str, mode: str, said: list[Found]) -> Receipt:
@@ -282,10 +222,6 @@ async def _judge(moderator: "Moderator", direction: str, mode: str, said: list[F
 
 def _told(receipts: list[Receipt]) -> str:
     return ", ".join([f"{each.guard}={each.action}" for each in receipts])
-
-
-def _bytes(found: Found) -> int:
-    return len(found.text) if found.text.isascii() else len(found.text.encode())
 
 
 def _profile(settings: GuardProfile, upstreams: Mapping[str, Upstream]) -> Profile:

@@ -40,6 +40,8 @@ _ASKED: dict[str, Json] = {
     "/v1/responses": {"input": "Hi"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
 }
+# What the upstream says in a choice that nobody asked for is let out to nobody.
+_SECOND, _TWO = "second choice", {"/v1/chat/completions": {"n": 2}}
 MODES = {
     "/v1/responses": (WHOLE, STREAM, CUT, LETTERS, BACKGROUND),
     "/v1/chat/completions": (WHOLE, STREAM, CUT, LETTERS),
@@ -117,6 +119,8 @@ def answers(
         for column, mode in columns:
             canary = texts.get(column, texts.get(PLAIN, ""))
             row, asked = (place.name, place.dialect), _ASKED[route]
+            if place.name == _SECOND:
+                asked = asked | _TWO.get(route, {})
             pieces = _pieces(place.form, mode, canary, escaped=column == ESCAPED)
             yield Case(row, column, mode, next(turns), row[1], asked, canary, place, pieces)
 

@@ -42,6 +42,7 @@ from anos.selftest_wire import SAYS, Reply, Upstream, ask
 # How a request is sent, and how an answer comes: streamed in one piece, CUT, or in LETTERS.
 WHOLE, STREAM, CUT, LETTERS, BACKGROUND = "whole", "stream", "cut", "letters", "background"
 _STORED = "/v1/responses"
+_CALLS = ("function_call", "custom_tool_call")
 _POLL_S = 0.005
 # A settled row of the ledger, or the end of a response in the background, is there by then.
 _POLLS = 400
@@ -241,7 +242,13 @@ async def _later(trial: Trial, documents: list[Any]) -> list[Any]:
     if response.get("status") not in ("completed", "incomplete"):
         return [response]
     name, model = trial.named(RESPONSES)
-    body = {"model": model, "previous_response_id": made, "input": "Well?"}
+    # Calls of tools have to be answered if they were made in full.
+    outputs = [
+        {"type": f"{each['type']}_output", "call_id": each["call_id"], "output": "Well?"}
+        for each in response["output"]
+        if each["type"] in _CALLS and response["status"] == "completed"
+    ]
+    body = {"model": model, "previous_response_id": made, "input": outputs or "Well?"}
     child = await ask(trial.port, _STORED, trial.free, orjson.dumps(body))
     trial.upstream.end(name)
     items = await trial.get(f"{_STORED}/{child.documents()[0]['id']}/input_items", trial.key)

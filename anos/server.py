@@ -11,10 +11,11 @@ from contextlib import suppress
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from anos import middleware
-from anos.errors import InvalidRequest
+from anos.errors import HeadTooLarge, InvalidRequest
 from anos.exchange import begin
 from anos.state import BOUNDS, GATEWAY, Bounds
 
@@ -102,7 +103,9 @@ class Connection(web.RequestHandler):
         """The envelope; neither it nor the log repeats the bytes that were sent."""
         if request.writer.output_size > 0:
             raise ConnectionError("The answer has begun.")
-        if status < 500:
+        if isinstance(exc, LineTooLong):
+            response = middleware.answer(HeadTooLarge())
+        elif status < 500:
             response = middleware.answer(InvalidRequest("The request is not valid HTTP."))
         else:
             response = middleware.answer(exc or RuntimeError("unknown"))

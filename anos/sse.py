@@ -19,15 +19,15 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 # As integers, and elsewhere with find(): `b"\r" in data` first tries to read an integer and costs
 # ten times as much, on a path that runs once for every chunk.
-_LF, _CR = 10, 13
+_LF, _CR, _COLON = 10, 13, 58
 
 
 class Splitter:
     """Cuts a byte stream into raw events; for any chunking the same events come out.
 
     Line ends come out as LF whatever came in: JSON never holds a raw CR, so nothing is lost, and
-    whoever reads the events has one case. Blocks without a `data:` line (comments, lone `retry:`)
-    are no events and are dropped.
+    whoever reads the events has one case. Blocks without data (comments, lone `retry:`, the
+    `data:` some proxies send as a sign of life) are no events and are dropped.
     """
 
     __slots__ = ("_after_cr", "_max_bytes", "_tail")
@@ -60,7 +60,13 @@ class Splitter:
         tail += blocks.pop()
         events = []
         for block in blocks:
-            if block[:5] == b"data:" or (block[:6] == b"event:" and block.find(b"\ndata:") > 0):
+            if (
+                block
+                and block[-1] > _COLON  # else its data may be empty
+                and (
+                    block[:5] == b"data:" or (block[:6] == b"event:" and block.find(b"\ndata:") > 0)
+                )
+            ):
                 events.append(block + b"\n\n")
             else:
                 events += _unusual(block)
@@ -143,6 +149,6 @@ def _to_line_feeds(data: bytes) -> bytes:
 
 
 def _unusual(block: bytes) -> list[bytes]:
-    # Blank lines and a byte order mark may come first; without a data line it is no event.
+    # Blank lines and a byte order mark may come first; without data it is no event.
     block = block.lstrip(b"\n").removeprefix(_BOM)
-    return [block + b"\n\n"] if block.startswith(b"data:") or block.find(b"\ndata:") > 0 else []
+    return [block + b"\n\n"] if parse(block)[1] else []

@@ -35,13 +35,17 @@ class Copy(Struct, frozen=True):
 
 @contextmanager
 def opened(database: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that can only read; raises StoreFault with a sentence."""
+    """A connection that only reads; raises StoreFault with a sentence."""
+    # Who may not write leaves files beside a database that nobody has open. Where there is a log,
+    # it stays as it is: it is that of a running gateway, or what a crash left.
+    mode = "ro" if Path(f"{database}-wal").exists() else "rw"
     try:
-        uri = f"{database.absolute().as_uri()}?mode=ro"
+        uri = f"{database.absolute().as_uri()}?mode={mode}"
         connection = sqlite3.connect(
             uri, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False
         )
         with closing(connection):
+            connection.execute("PRAGMA query_only = ON")
             yield connection
     except sqlite3.Error as exc:
         raise StoreFault(f"{database} cannot be used: {exc}") from exc

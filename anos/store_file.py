@@ -3,7 +3,8 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ from anos.statements import Schema, parse_schema
 
 T = TypeVar("T")
 
+_MAGIC = b"SQLite format 3\0"
 # Only a foreign program that writes to the file can make us wait.
 _BUSY_S = 5.0
 # The longest a foreign reader can hold up the writer when the log starts over.
@@ -45,10 +47,31 @@ def query_only(conn: sqlite3.Connection) -> None:
     conn.execute("PRAGMA query_only = ON")
 
 
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """What the system has against the file, without its name: who opens it says that."""
+    try:
+        yield
+    except OSError as exc:
+        raise StoreFault(exc.strerror) from exc
+
+
+def check(path: Path) -> None:
+    """Raises StoreFault or OSError if there can be no database at `path`; makes nothing."""
+    if not path.parent.is_dir():
+        raise StoreFault(f"{path.parent}, where the database is to be, is no directory")
+    if path.exists():
+        with path.open("rb") as file:
+            beginning = file.read(len(_MAGIC))
+        if beginning not in (b"", _MAGIC):
+            raise StoreFault(f"{path} is not a database of SQLite")
+
+
 def read_schema(path: Path, sql: Path) -> Schema:
     """What `sql` says; the file `path` is made if it is missing."""
-    # Prompts and answers are nobody else's business; SQLite gives the log the same mode.
-    path.touch(mode=0o600)
+    with _in_words():
+        # Prompts and answers are nobody else's business; SQLite gives the log the same mode.
+        path.touch(mode=0o600)
     return parse_schema(sql.read_text(encoding="utf-8"))
 
 
@@ -57,7 +80,8 @@ def claim(path: Path) -> int:
 
     To close it while the file is open in SQLite would end SQLite's locks.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    with _in_words():
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

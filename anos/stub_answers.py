@@ -5,7 +5,7 @@ docs/stub.md explains them. Nothing here depends on anything but the request and
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -36,8 +36,11 @@ _IN_PROMPT = re.compile(r"\[stub ([^\]]*)\]\s*")
 # A word or a sign with the space before it: what a token is here. Joined again they are the text.
 _TOKEN = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")
 
-# A prompt of megabytes that is said again in single words would take seconds of the gateway's time.
+# A prompt of megabytes would take seconds of the gateway's time, said again in single words, or
+# read in them: what comes after so many characters has a token in every four.
 MOST_PIECES = 10_000
+MOST_READ = 100_000
+_CHARACTERS = 4
 
 REFUSAL = "I'm sorry, but I can't help with that."
 # The first pattern that begins the prompt decides; a prompt without one is repeated.
@@ -96,7 +99,7 @@ def read_request(body: Json) -> Request:
         _IN_PROMPT.sub("", prompt).strip(),
         [text for role, text in said[last + 1 :] if role == "tool"],
         # One more than the text has, as for an end sign: OpenAI counts 3 for "Say hello".
-        1 + sum(len(_TOKEN.findall(text)) for _, text in said),
+        1 + sum(_count(text) for _, text in said),
     )
 
 
@@ -122,23 +125,37 @@ def compose(request: Request) -> Answer:
     """The answer that the request's directives and prompt ask for."""
     wanted, now_ms = request.directives, time.time_ns() // 1_000_000
     output = [_reasoning(request, now_ms)] if "reason" in wanted else []
-    thought = sum(len(_tokens(item)) for item in output)
+    thought = sum(_count(spoken(item)[1]) for item in output)
     is_cut = False
     if calls := _calls(request, now_ms):
         output += calls
     else:
-        whole = _TOKEN.findall(REFUSAL if "refuse" in wanted else _text(request))
-        said = whole[: _cap(request)]
+        whole = REFUSAL if "refuse" in wanted else _text(request)
+        said = _cut(whole, _cap(request))
         is_cut = len(said) < len(whole)
-        output.append(_message("".join(said), "refuse" in wanted, is_cut, now_ms))
+        output.append(_message(said, "refuse" in wanted, is_cut, now_ms))
     # A whole answer has its end sign, a cut one has not.
-    output_tokens = sum(len(_tokens(item)) for item in output) + (not is_cut)
+    output_tokens = sum(_count(spoken(item)[1]) for item in output) + (not is_cut)
     return Answer(
         status="incomplete" if is_cut else "completed",
         output=output,
         usage=usage(request.input_tokens, output_tokens, reasoning=thought),
         incomplete_reason="max_output_tokens" if is_cut else None,
     )
+
+
+def _count(text: str) -> int:
+    """How many tokens a text has."""
+    left = max(0, len(text) - MOST_READ)
+    return len(_TOKEN.findall(text, 0, MOST_READ)) + -(-left // _CHARACTERS)
+
+
+def _cut(text: str, cap: int) -> str:
+    """The first so many tokens of a text."""
+    tokens = _TOKEN.findall(text, 0, MOST_READ)
+    if len(tokens) >= cap:
+        return "".join(tokens[:cap])
+    return text[: MOST_READ + (cap - len(tokens)) * _CHARACTERS]
 
 
 def _cap(request: Request) -> int:
@@ -163,33 +180,49 @@ def _text(request: Request) -> str:
         schema = form.get("schema") or form.get("json_schema", {}).get("schema") or {}
         return orjson.dumps(sample(schema) if schema else {"answer": prompt}).decode()
     for pattern, answer in ANSWERS.items():
-        if re.match(pattern, prompt, re.IGNORECASE):
+        if re.match(pattern, prompt[:MOST_READ], re.IGNORECASE):
             return answer
     return f"You said: {prompt}"
 
 
 def _calls(request: Request, now_ms: int) -> list[Json]:
     body, wanted = request.body, request.directives
-    tools = [tool.get("function", tool) for tool in body.get("tools") or []]
+    # Others are run by a vendor, which this is not.
+    tools = [
+        tool
+        for tool in body.get("tools") or []
+        if tool.get("type") in ("function", "custom") and "name" in _named(tool)
+    ]
     choice = body.get("tool_choice")
-    if isinstance(choice, dict) and (name := choice.get("function", choice).get("name")):
-        tools = [tool for tool in tools if tool.get("name") == name]
-    tools = [tool for tool in tools if "name" in tool]
+    if isinstance(choice, dict) and (name := _named(choice).get("name")):
+        tools = [tool for tool in tools if _named(tool)["name"] == name]
     talks = wanted.keys() & {"say", "echo", "refuse", "chunks"} and "calls" not in wanted
     if not tools or choice == "none" or request.tool_outputs or talks:
         return []
     count = wanted.get("calls", 1) if body.get("parallel_tool_calls") is not False else 1
-    return [
-        {
-            "id": new_id("fc", now_ms),
-            "type": "function_call",
-            "status": "completed",
-            "call_id": new_id("call", now_ms),
-            "name": tool["name"],
-            "arguments": orjson.dumps(sample(tool.get("parameters") or {})).decode(),
-        }
-        for tool in (tools * count)[:count]
-    ]
+    return [_call(tool, now_ms) for tool in (tools * count)[:count]]
+
+
+def _named(tool: Json) -> Json:
+    """Where a tool, or the choice of one, has its name: Chat Completions wraps it."""
+    found: Json = tool.get(tool.get("type", ""), tool)
+    return found
+
+
+def _call(tool: Json, now_ms: int) -> Json:
+    inner = _named(tool)
+    prefix, kind, field, text = "ctc", "custom_tool_call", "input", "text"
+    if tool["type"] == "function":
+        prefix, kind, field = "fc", "function_call", "arguments"
+        text = orjson.dumps(sample(inner.get("parameters") or {})).decode()
+    return {
+        "id": new_id(prefix, now_ms),
+        "type": kind,
+        "status": "completed",
+        "call_id": new_id("call", now_ms),
+        "name": inner["name"],
+        field: text,
+    }
 
 
 def sample(schema: Json, root: Json | None = None, depth: int = 0) -> Any:
@@ -244,25 +277,22 @@ def spoken(item: Json) -> tuple[str, str]:
     """The kind of an item's text, as EventWriter.delta calls it, and the text."""
     if item["type"] == "reasoning":
         return "summary", item["summary"][0]["text"]
-    if item["type"] == "function_call":
-        return "arguments", item["arguments"]
+    for kind in ("arguments", "input"):
+        if kind in item:
+            return kind, item[kind]
     part = item["content"][0]
     return ("refusal", part["refusal"]) if "refusal" in part else ("text", part["text"])
 
 
-def _tokens(item: Json) -> list[str]:
-    tokens: list[str] = _TOKEN.findall(spoken(item)[1])
-    return tokens
-
-
 def pieces(item: Json, wanted: dict[str, Any]) -> list[str]:
     """An item's text as it is streamed: token by token, or in the number of chunks asked for."""
-    tokens = _tokens(item)
-    if "chunks" not in wanted and len(tokens) <= MOST_PIECES:
+    text = spoken(item)[1]
+    tokens = _TOKEN.findall(text) if len(text) <= MOST_READ else []
+    if "chunks" not in wanted and len(text) <= MOST_READ and len(tokens) <= MOST_PIECES:
         return tokens
     # Whole tokens in each chunk where there are enough of them, else characters.
     chunks = wanted.get("chunks", MOST_PIECES)
-    units = tokens if len(tokens) >= chunks else list(spoken(item)[1])
+    units: Sequence[str] = tokens if len(tokens) >= chunks else text
     count = max(1, min(chunks, len(units)))
     edges = [len(units) * index // count for index in range(count + 1)]
     return ["".join(units[edges[index] : edges[index + 1]]) for index in range(count)]

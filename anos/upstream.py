@@ -18,7 +18,7 @@ from aiohttp.streams import StreamReader
 from yarl import URL
 
 from anos.config_sections import Provider
-from anos.errors import UpstreamError, UpstreamTimeout, word_of
+from anos.errors import Said, UpstreamError, UpstreamTimeout, refused, word_of
 
 # Larger than any model writes, and a bound on what one upstream can make us hold.
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -36,7 +36,10 @@ _is_delay = re.compile(
 ).fullmatch
 # A vendor's explanation is a sentence or two; what is longer quotes the request.
 _MESSAGE_CHARS = 4096
-_OUR_FAULT = frozenset({401, 402, 403, 407})
+# About the gateway's account, or its way to the upstream.
+_NOT_THE_CLIENTS = frozenset({402, 407})
+# An upstream that has too much to do says so in a word that clients know.
+_OVERLOADED = frozenset({"server_is_overloaded", "slow_down"})
 _NETWORK = (TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError)
 
 
@@ -281,8 +284,8 @@ class Upstream:
             request = b"%bContent-Length: %d\r\n\r\n%b" % (self._head, len(body), body)
             await answering.begin(connection, request, stream=stream)
             if answering.status > 299:
-                refused = await answering.read()
-                raise refusal(answering.status, answering.headers, refused, self._secret)
+                said = await answering.read()
+                raise refusal(answering.status, answering.headers, said, self._secret)
             if stream:
                 answering.allow(timeouts.idle_s)
             return answering
@@ -311,15 +314,12 @@ class Upstream:
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, secret: str) -> UpstreamError:
-    """What the caller is told about an upstream's error answer.
+    """What is told about an upstream's error answer, our key removed: to the client, and in `said`
+    to operators.
 
-    Its 401, 402, 403 and 407 are about the gateway's key, not the caller's. A 404 is about the
-    upstream's URL or model, unless it names an item. Other 4xx pass, our key removed.
+    Its 401 is about the gateway's key, its 402 and 407 are about its account and its way there, and
+    a 404 is about the upstream's URL or model, unless it names an item. Other 4xx pass.
     """
-    if status in _OUR_FAULT:
-        return UpstreamError(
-            "The upstream refused the gateway's own credentials.", code="upstream_auth_error"
-        )
 
     def shown(value: object) -> str:
         text = value if isinstance(value, str) else ""
@@ -329,20 +329,28 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, secret: str) -
         return word_of(shown(error.get(name)))
 
     error = _error_of(body)
-    passed = {name: shown(headers[name]) for name in _PASSED_HEADERS if name in headers}
-    passed = {name: value for name, value in passed.items() if _is_delay(value)}
-    if status >= 500 or status < 400 or (status == 404 and not _names_an_item(error)):
+    message, code = shown(error.get("message")), word("code")
+    passed = {name: headers[name] for name in _PASSED_HEADERS if _is_delay(headers.get(name, ""))}
+    passes = 400 <= status < 500 and status not in _NOT_THE_CLIENTS
+    if status == 404:
+        passes = _names_an_item(error)
+    if not passes and not (status >= 500 and code in _OVERLOADED):
         kind = UpstreamTimeout if status == 504 else UpstreamError
-        return kind(f"The upstream failed with status {status}.", headers=passed)
-    kind_of_all = "rate_limit_error" if status == 429 else "invalid_request_error"
-    return UpstreamError(
-        shown(error.get("message")) or f"The upstream answered with status {status}.",
-        status=status,
-        type=word("type") or kind_of_all,
-        param=word("param"),
-        code=word("code") or "upstream_error",
-        headers=passed,
-    )
+        failure = kind(f"The upstream failed with status {status}.", headers=passed)
+    else:
+        if (again := headers.get("x-should-retry")) in ("true", "false"):
+            passed["x-should-retry"] = again
+        is_about_key = status == 403 and "api key" in message.lower()
+        failure = refused(
+            401 if is_about_key else status,
+            message or f"The upstream answered with status {status}.",
+            type=word("type"),
+            param=word("param"),
+            code=code,
+            headers=passed,
+        )
+    failure.said = Said(status, code or word("type") or str(failure.code), message)
+    return failure
 
 
 def _error_of(body: bytes) -> dict[str, Any]:

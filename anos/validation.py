@@ -27,17 +27,19 @@ _NAMES = {
     "NoneType": "null",
 }
 T = TypeVar("T")
+_MOST_REPEATED = 256  # characters of what a request says
 Path = tuple[str | int, ...]  # the steps to a value: a field's name, an item's position
 
 
 def path_of(steps: Iterable[str | int]) -> str:
     """The `param` of a path: ("input", 0, "content") is `input[0].content`; 256 characters."""
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
-    return param.removeprefix(".")[:256]
+    return param.removeprefix(".")[:_MOST_REPEATED]
 
 
 def missing(param: str) -> InvalidRequest:
     """A field that must be there is not."""
+    param = param[:_MOST_REPEATED]
     return InvalidRequest(
         f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
     )
@@ -45,6 +47,7 @@ def missing(param: str) -> InvalidRequest:
 
 def wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
     """`got` is of another type than `expected`, which is said in words: "an array of items"."""
+    param = param[:_MOST_REPEATED]
     name = f"'{param}'" if param else "the body"
     got_name = _NAMES.get(type(got).__name__, "something else")
     return InvalidRequest(
@@ -54,7 +57,9 @@ def wrong_type(param: str, expected: str, got: Any) -> InvalidRequest:
 
 def unsupported(param: str, reason: str) -> InvalidRequest:
     """A field of the API that this gateway does not serve; `reason` is a sentence."""
-    return InvalidRequest(reason, param=param, code="unsupported_parameter")
+    return InvalidRequest(
+        reason[: 2 * _MOST_REPEATED], param=param[:_MOST_REPEATED], code="unsupported_parameter"
+    )
 
 
 def check_shape(value: Any, shape: type[T], where: str = "") -> T:
@@ -68,6 +73,7 @@ def check_shape(value: Any, shape: type[T], where: str = "") -> T:
 _PROBLEM = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _TYPES = re.compile(r"Expected `(.+)`, got `(.+)`")
 _BOUND = re.compile(r"Expected `(\w+)` (.+)")
+_NAME = re.compile(r"Expected `str` matching regex '\^\[a-zA-Z0-9_-\]\{1,(\d+)\}.*'")
 _FIELD = re.compile(r"Object missing required field `(.+)`")
 
 
@@ -75,7 +81,7 @@ def _explain(problem: str, where: str) -> InvalidRequest:
     """msgspec's message in the words and with the `param` of OpenAI's errors."""
     found = _PROBLEM.fullmatch(problem)
     param = where + (found["path"] or "") if found else where
-    param = param.removeprefix(".").replace("[...]", "")
+    param = param.removeprefix(".").replace("[...]", "")[:_MOST_REPEATED]
     what = found["what"] if found else problem
     if match := _FIELD.fullmatch(what):
         return missing(f"{param}.{match[1]}".removeprefix("."))
@@ -86,7 +92,9 @@ def _explain(problem: str, where: str) -> InvalidRequest:
             f"Invalid type for '{param}': expected {' or '.join(kinds)}, but got {got} instead.",
             param=param,
         )
-    if match := _BOUND.fullmatch(what):
+    if match := _NAME.fullmatch(what):
+        rule = f"1 to {match[1]} letters, digits, _ or -"
+    elif match := _BOUND.fullmatch(what):
         rule = f"{_NAMES.get(match[1], match[1])} {match[2]}"
     else:
         allowed = _ALLOWED.get(param.rpartition(".")[2].partition("[")[0])
@@ -228,7 +236,9 @@ _CREDENTIALS = frozenset({
     "context_window_fallback_dict",
 })  # fmt: skip
 _LATER = frozenset({"conversation", "prompt", "context_management", "background_options"})
-_REFUSED = _CREDENTIALS | _LATER
+# Of Chat Completions; an upstream that knows them would take them in place of what we checked.
+_ELSEWHERE = {"messages": "input", "response_format": "text.format"}
+_REFUSED = _CREDENTIALS | _LATER | _ELSEWHERE.keys()
 _OPTIONAL = _REFUSED.union(_Create.__struct_fields__, {"input"})
 MODEL_NAME = "[A-Za-z0-9._:/@-]{1,256}"
 _MODEL = re.compile(MODEL_NAME)
@@ -293,6 +303,9 @@ def _refuse(tree: dict[str, Any]) -> None:
             param="previous_response_id",
             code="mutually_exclusive_parameters",
         )
+    for name in _ELSEWHERE.keys() & tree:
+        use = _ELSEWHERE[name]
+        raise unsupported(name, f"'{name}' is not of the Responses API; use '{use}'.")
     name = min(_LATER.intersection(tree))
     raise unsupported(name, f"'{name}' is not supported by this gateway.")
 

@@ -148,6 +148,10 @@ class Budget:
         period = self._use(at_ms)
         return self.limit - period.settled - period.reserved
 
+    def settled(self, at_ms: int) -> int:
+        """What was spent, without what is held."""
+        return self._use(at_ms).settled
+
     def is_soft(self, at_ms: int) -> bool:
         """Whether more than the soft amount is settled and reserved."""
         return self.soft is not None and self.limit - self.remaining(at_ms) > self.soft

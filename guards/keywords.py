@@ -6,15 +6,14 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
-from ahocorasick_rs import BytesAhoCorasick, Implementation
 
 from guards import escapes, letters, normalise, spelling
 from guards.beginnings import Beginnings
+from guards.forms import Forms, Near
 from guards.patterns import WIDEST_OUTPUT, Patterns, width
 from guards.places import WIDEST as WIDEST
 from guards.places import Found as Found
 from guards.places import Places, Surroundings
-from guards.spelling import Spelling
 from guards.turns import Turns, at_once
 
 # Long texts are taken piece by piece, which bounds the memory.
@@ -59,6 +58,8 @@ class Explanation(msgspec.Struct, frozen=True):
 
 # So many places are looked at together.
 _AT_ONCE = 256
+# Between texts that are searched as one: more separators than any phrase has in a gap.
+_APART = "....."
 
 
 class Rules:
@@ -66,13 +67,9 @@ class Rules:
 
     __slots__ = (
         "_beginnings",
-        "_followed",
-        "_owners",
-        "_search",
-        "_spellings",
-        "_texts",
+        "_forms",
+        "_has_allowed",
         "all_patterns",
-        "forms",
         "output_patterns",
         "patterns",
         "phrases",
@@ -95,46 +92,29 @@ class Rules:
         self.patterns = tuple(sorted(patterns, key=lambda pattern: pattern.input_only))
         for_output = [pattern.text for pattern in patterns if not pattern.input_only]
         self.version = _digest([self.phrases, self.patterns, tuple(allow)])
-        self._texts = [*(phrase.text for phrase in phrases), *allow]
-        self._spellings: dict[int, Spelling] = {}
-        self.forms: dict[bytes, list[int]] = {}
-        for index, text in enumerate(self._texts):
-            for form in normalise.forms(text):
-                if not form:
-                    raise ValueError("a phrase has no letter and no digit")
-                self.forms.setdefault(form.replace(b" ", b""), []).append(index)
-        self._owners = list(self.forms.values())
+        texts = [*(phrase.text for phrase in phrases), *allow]
+        self._forms = Forms(texts)
+        self._has_allowed = len(allow) > 0
         self._beginnings: tuple[Beginnings, Beginnings] | None = None
-        automaton = BytesAhoCorasick(list(self.forms), implementation=Implementation.DFA)
-        self._followed = self._what_follows()
-        self._search = automaton.find_matches_as_indexes
         self.all_patterns = Patterns([pattern.text for pattern in self.patterns])
         self.output_patterns = Patterns(for_output)
         for text in for_output:
             _check_width(text)
 
-    def _what_follows(self) -> dict[int, list[str]]:
-        """The forms that only phrases like "C++" have, and what must stand after each."""
-        followed: dict[int, list[str]] = {}
-        signs = self._ending_in_signs()
-        for form, owners in enumerate(self._owners):
-            if signs.issuperset(owners):
-                after = [self._spelling(index).after for index in owners]
-                if all(after):
-                    followed[form] = after
-        return followed
-
-    def _ending_in_signs(self) -> set[int]:
-        return {index for index, text in enumerate(self._texts) if not text[-1].isalnum()}
-
     def scan(self, text: str) -> list[Match]:
         """The matches in `text` in order, at most 100."""
-        return at_once(self.steps(text, most=_MOST_MATCHES))
+        return self.found(text, most=_MOST_MATCHES)
 
     def first(self, text: str) -> Match | None:
         """A match in `text`, if there is one: as `scan`, without looking for more."""
-        matches = at_once(self.steps(text, most=1))
+        matches = self.found(text, most=1)
         return matches[0] if matches else None
+
+    def found(self, text: str, *, is_json: bool = False, most: int | None = None) -> list[Match]:
+        """As `steps`, at once."""
+        if self._is_one_block(text) and not (is_json and "\\" in text):
+            return self._in_all(text, most)
+        return at_once(self.steps(text, is_json=is_json, most=most))
 
     def steps(
         self, text: str, *, is_json: bool = False, most: int | None = None
@@ -144,20 +124,11 @@ class Rules:
         `is_json`: of what the strings in a text of JSON mean; positions are those in `text`.
         """
         plain = escapes.plain(text) if is_json else text
-        matches: list[Match] = []
-        done = 0
-        for found, size in self._pieces(plain, most):
-            matches += found
-            if most is not None and len(matches) >= most:
-                break
-            done += size
-            if done >= _TURN:
-                done = 0
-                yield
-        if matches and (self.patterns or not plain.isascii()):
-            matches = [match for match, _ in itertools.groupby(sorted(matches))]
-        matches = matches[:most]
-        if plain == text or not matches:
+        if self._is_one_block(plain):
+            matches = self._in_all(plain, most)
+        else:
+            matches = yield from self._in_pieces(plain, most)
+        if not matches or plain == text:
             return matches
         ends = sorted({at for match in matches for at in (match.start, match.end)})
         origins = yield from escapes.tracing(text, ends)
@@ -167,6 +138,44 @@ class Rules:
             for match in matches
         ]
 
+    def _is_one_block(self, text: str) -> bool:
+        return len(text) <= _BLOCK and text.isascii() and not self.patterns
+
+    def _in_all(self, text: str, most: int | None) -> list[Match]:
+        near = self._forms.near(text, 0, len(text), is_whole=True)
+        return self._counting(near, text, 0, len(text), most)[:most] if near else []
+
+    def _in_pieces(self, text: str, most: int | None) -> Turns[list[Match]]:
+        matches: list[Match] = []
+        done = 0
+        for found, size in self._pieces(text, most):
+            matches += found
+            if most is not None and len(matches) >= most:
+                break
+            done += size
+            if done >= _TURN:
+                done = 0
+                yield
+        if matches and (self.patterns or not text.isascii()):
+            matches = [match for match, _ in itertools.groupby(sorted(matches))]
+        return matches[:most]
+
+    def is_clear(self, texts: Sequence[str]) -> bool:
+        """Whether surely nothing is found in any of these, by one search for all: short texts cost
+        mostly what a search costs. False: each is to be looked at."""
+        whole = _APART.join(texts)
+        if self.patterns or len(whole) > _BLOCK:
+            return False
+        if not whole.isascii():
+            # What is ASCII takes a tenth of the time.
+            others = [text for text in texts if not text.isascii()]
+            if len(others) < len(texts):
+                return self.is_clear(others) and self.is_clear([*filter(str.isascii, texts)])
+            if letters.has_tags(whole):
+                return False
+        near = self._forms.near(whole, 0, len(whole), is_whole=True)
+        return not (near and self._spelt_out(near, whole, 0, len(whole), True, 1))
+
     def explain(self, text: str) -> Explanation:
         """What a reader of `text` would see, character by character, and the matches."""
         read_as = "".join(letters.SPELT[ord(char)] for char in text)
@@ -175,23 +184,30 @@ class Rules:
     def _pieces(self, text: str, most: int | None) -> Iterator[tuple[Iterable[Match], int]]:
         """The matches of each piece of work, those of phrases in order, and how many characters
         were looked at."""
-        # A phrase may yet turn out to be allowed, by what began before the block; without such a
-        # list a few are enough.
-        has_allowed = len(self._texts) > len(self.phrases)
-        before, enough = (WIDEST, None) if has_allowed else (0, most)
         for start in range(0, len(text), _BLOCK):
-            first, end = max(start - before, 0), start + _BLOCK
-            found = self.phrases_in(text, first, end + WIDEST, is_whole=True, most=enough)
-            matches: Iterable[Match] = ()
-            if found:
-                told = self.told(found)
-                matches = sorted({match for match in told if start <= match.start < end})
-            yield matches, min(_BLOCK, len(text) - start)
+            yield self._in_block(text, start, most), min(_BLOCK, len(text) - start)
         if self.patterns:
             for places, size in self.all_patterns.pieces(text):
                 yield map(self._of_pattern, places), size
         if not text.isascii() and letters.has_tags(text):
             yield from self._pieces(letters.tags_of(text), most)
+
+    def _in_block(self, text: str, start: int, most: int | None) -> list[Match]:
+        """The matches of phrases that begin in a block, in order."""
+        # A phrase may yet turn out to be allowed, by what began before the block.
+        first = max(start - WIDEST, 0) if self._has_allowed else start
+        end = start + _BLOCK
+        near = self._forms.near(text, first, end + WIDEST, is_whole=True)
+        matches = self._counting(near, text, first, end + WIDEST, most) if near else []
+        return [match for match in matches if start <= match.start < end]
+
+    def _counting(
+        self, near: Sequence[Near], text: str, start: int, end: int, most: int | None
+    ) -> list[Match]:
+        """The matches in text[start:end], which is `near` phrases, in order."""
+        # Where something is allowed one more may decide, otherwise a few are enough.
+        enough = None if self._has_allowed else most
+        return sorted({*self.told(self._spelt_out(near, text, start, end, True, enough))})
 
     def _of_pattern(self, place: Found) -> Match:
         pattern = self.patterns[place[0]]
@@ -208,39 +224,28 @@ class Rules:
             if index < banned and reaches[bisect.bisect_right(starts, start)] < end:
                 yield Match(start, end, self.phrases[index].rule, self.phrases[index].group)
 
-    def phrases_in(
-        self, text: str, start: int, end: int, *, is_whole: bool, most: int | None = None
-    ) -> list[Found]:
+    def phrases_in(self, text: str, start: int, end: int, *, is_whole: bool) -> list[Found]:
         """The phrases, banned or allowed, in text[start:end]; `is_whole`: `text` ends at its end,
-        otherwise more may follow. With `most` about so many and no more."""
-        part = text[start:end]
-        seen, readings = normalise.read(part, is_whole=is_whole)
-        found: dict[Found, None] = {}
-        for reading in readings:
-            marks = normalise.marked(reading)
-            near = self._search(normalise.squeezed(marks), overlapping=True)
-            if near and self._followed:
-                absent = self._absent(text, start, end)
-                near = [each for each in near if each[0] not in absent]
-            if near:
-                heads = normalise.heads(seen, marks)
-                # A symbol read as a letter may have become one with the next word.
-                ends = heads if len(readings) == 1 else b"\1" * len(heads)
-                near = [each for each in near if heads[each[1]] and ends[each[2]]]
-            if near:
-                reach = max(map(self._reach, {each[0] for each in near}))
-                places = Places(part, marks, near, reach)
-                spelt = self._spelt(text, start, places, near, is_whole)
-                found.update(dict.fromkeys(itertools.islice(spelt, most)))
-        return list(found)
+        otherwise more may follow."""
+        near = self._forms.near(text, start, end, is_whole=is_whole)
+        return self._spelt_out(near, text, start, end, is_whole, None) if near else []
 
-    def _absent(self, text: str, start: int, end: int) -> set[int]:
-        """The forms of phrases like "C++" where there is no "++" at all."""
-        return {
-            form
-            for form, signs in self._followed.items()
-            if all(text.find(sign, start, end + len(sign)) < 0 for sign in signs)
-        }
+    def _spelt_out(
+        self,
+        near: Sequence[Near],
+        text: str,
+        start: int,
+        end: int,
+        is_whole: bool,
+        most: int | None,
+    ) -> list[Found]:
+        """What of text[start:end] is a phrase where it is `near` one; with `most` about so many."""
+        found: dict[Found, None] = {}
+        for marks, places in near:
+            where = Places(text[start:end], marks, places, self._forms.reach(places))
+            spelt = self._spelt(text, start, where, places, is_whole)
+            found.update(dict.fromkeys(itertools.islice(spelt, most)))
+        return list(found)
 
     def _spelt(
         self, text: str, start: int, places: Places, near: Sequence[Found], is_whole: bool
@@ -263,14 +268,10 @@ class Rules:
 
     def _find(self, form: int, text: str, start: int, end: int, is_whole: bool) -> Iterator[Found]:
         """The phrases of this form in text[start:end], counted from there."""
-        for index in self._owners[form]:
-            at = spelling.find(self._spelling(index), text, start, end, is_whole=is_whole)
+        for index in self._forms.owners[form]:
+            at = spelling.find(self._forms.spelling(index), text, start, end, is_whole=is_whole)
             if at is not None:
                 yield index, at[0] - start, at[1] - start
-
-    def _reach(self, form: int) -> int:
-        """How many characters after the last letter matter."""
-        return max(1, *(len(self._spelling(index).after) for index in self._owners[form]))
 
     @property
     def beginnings(self) -> tuple[Beginnings, Beginnings]:
@@ -279,12 +280,12 @@ class Rules:
         Only streams need it; the first use takes as long as making the rules.
         """
         if self._beginnings is None:
-            forms = [normalise.forms(text) for text in self._texts]
+            forms = [normalise.forms(text) for text in self._forms.texts]
             allowed = forms[len(self.phrases) :]
             signs: dict[bytes, int] = {}
-            for index in self._ending_in_signs():
+            for index in self._forms.ending_in_signs():
                 for form in (each.replace(b" ", b"") for each in forms[index]):
-                    signs[form] = max(signs.get(form, 0), len(self._spelling(index).after))
+                    signs[form] = max(signs.get(form, 0), len(self._forms.spelling(index).after))
             self._beginnings = (
                 Beginnings(itertools.chain.from_iterable(forms), signs),
                 Beginnings(itertools.chain.from_iterable(allowed), signs),
@@ -293,14 +294,8 @@ class Rules:
 
     def owner(self, form: bytes) -> Phrase | None:
         """A banned phrase that has this short form."""
-        index = min(self.forms[form])
+        index = min(self._forms.all[form])
         return self.phrases[index] if index < len(self.phrases) else None
-
-    def _spelling(self, index: int) -> Spelling:
-        spelt = self._spellings.get(index)
-        if spelt is None:
-            spelt = self._spellings[index] = spelling.spelling(self._texts[index])
-        return spelt
 
 
 def _digest(rules: object) -> str:

@@ -26,6 +26,8 @@ DEAD = "l"
 OUTSIDE = "\ua66e"
 # Text of fewer characters is translated one by one.
 _SHORT = 64
+# So many are taken together where the whole has too many pages.
+_CUT = 1024
 
 
 def _classes_of(code: int) -> str:
@@ -58,7 +60,9 @@ def _ascii_class(code: int) -> str:
 
 
 _ASCII = [_ascii_class(code) for code in range(128)]
-TO_CLASS = "".join(_ASCII).encode() + bytes(128)
+# Among bytes of ASCII: what is no part of a phrase.
+BLANK = 0xFF
+TO_CLASS = "".join(_ASCII).encode() + bytes(127) + DEAD.encode()
 _PAGES = Pages(_classes_of)
 
 _SIGNS = "".join(SYMBOLS).encode()
@@ -84,6 +88,8 @@ def classes(text: str) -> bytes:
         return text.encode().translate(TO_CLASS)
     columns = _PAGES.columns(text) if len(text) > _SHORT else None
     if columns is None:
+        if len(text) > _CUT:
+            return b"".join(map(classes, _pieces(text)))
         return "".join(_each_class(text)).encode()
     if len(columns) == 1:
         return columns[0].translate(None, b"\0")
@@ -91,6 +97,11 @@ def classes(text: str) -> bytes:
     for index, column in enumerate(columns):
         joined[index :: len(columns)] = column
     return bytes(joined.translate(None, b"\0"))
+
+
+def _pieces(text: str) -> list[str]:
+    """Each may have few enough pages, even if all of it has not."""
+    return [text[at : at + _CUT] for at in range(0, len(text), _CUT)]
 
 
 def _each_class(text: str) -> list[str]:
@@ -103,7 +114,12 @@ def read(text: str, *, is_whole: bool) -> tuple[bytes, list[bytes]]:
     if not text.isascii():
         seen = classes(text)
         return seen, readings(seen, is_whole=is_whole)
-    seen = text.encode().translate(_TO_CLASS_OR_SIGN)
+    return read_ascii(text.encode(), is_whole=is_whole)
+
+
+def read_ascii(text: bytes, *, is_whole: bool) -> tuple[bytes, list[bytes]]:
+    """As `read`; a BLANK stands for what is no part of a phrase."""
+    seen = text.translate(_TO_CLASS_OR_SIGN)
     if seen.isascii():
         return seen, [seen]
     seen = seen.translate(_TO_LETTER)
@@ -132,16 +148,20 @@ def origins(text: str, indexes: Sequence[int]) -> Sequence[int]:
     """The code points of `text` that the given bytes of `classes(text)` come from."""
     if text.isascii():
         return indexes
-    columns = _PAGES.columns(text) if len(text) > _SHORT else None
-    widths: Iterable[int]
-    if columns is None:
-        widths = map(len, _each_class(text))
-    else:
-        counts = [column.translate(_IS_THERE) for column in columns]
-        total = sum(int.from_bytes(count, "little") for count in counts)
-        widths = total.to_bytes(len(text), "little")
-    ends = list(itertools.accumulate(widths))
+    ends = list(itertools.accumulate(_widths(text)))
     return [bisect.bisect_right(ends, index) for index in indexes]
+
+
+def _widths(text: str) -> Iterable[int]:
+    """How many bytes of `classes(text)` each of its characters is."""
+    columns = _PAGES.columns(text) if len(text) > _SHORT else None
+    if columns is None:
+        if len(text) > _CUT:
+            return itertools.chain.from_iterable(map(_widths, _pieces(text)))
+        return map(len, _each_class(text))
+    counts = [column.translate(_IS_THERE) for column in columns]
+    total = sum(int.from_bytes(count, "little") for count in counts)
+    return total.to_bytes(len(text), "little")
 
 
 def forms(phrase: str) -> list[bytes]:
@@ -166,6 +186,7 @@ def forms(phrase: str) -> list[bytes]:
 
 # By size in bytes: 0x7f and 0x80 in each.
 _CONSTANTS: dict[int, tuple[int, int]] = {}
+_SMALL = 256
 
 
 def _constants(size: int) -> tuple[int, int]:
@@ -183,11 +204,13 @@ def marked(reading: bytes) -> bytes:
     expression.
     """
     size = len(reading)
-    number = int.from_bytes(reading, "little")
-    # So that there are few constants, and none is much larger than needed.
-    scale = max(size.bit_length() - 3, 5)
-    wide = ((size >> scale) + 1) << scale
+    if size < _SMALL:
+        wide = _SMALL
+    else:  # so that there are few constants, and none is much larger than needed
+        scale = size.bit_length() - 3
+        wide = ((size >> scale) + 1) << scale
     sevens, highs = _CONSTANTS.get(wide) or _constants(wide)
+    number = int.from_bytes(reading, "little")
     # No byte reaches 0x80, so that adding 0x7f carries into the high bit only where it is not 0.
     differs = ((number ^ (number << 8)) + sevens) & highs
     return (number | differs).to_bytes(size + 1, "little")

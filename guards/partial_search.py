@@ -34,7 +34,8 @@ class PartialSearch:
         match = None
         if known.is_found:
             found = self._rules.phrases_in(text, 0, len(text), is_whole=False)
-            match = self._first(text, found, self._allowed_beginnings.look(text)[1])
+            if found:
+                match = self._first(text, found, self._allowed_beginnings.look(text)[1])
         if match is None and len(text) - begins > WIDEST:
             match, begins = self._overlong(text, begins), len(text)
         return match, text[begins:] or known.rest

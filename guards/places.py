@@ -11,8 +11,9 @@ WIDEST = 4096
 # The index of a phrase (those that are allowed stand after the banned ones), start, end; before
 # that the index of a form, and indexes in the short form of the text.
 Found = tuple[int, int, int]
-# The index of a form, the text around a place where it may be, and that place if it matters.
-Surroundings = tuple[int, str | bytes, int | None]
+# The text around a place where a form may be; if the form does not follow from it, with its index
+# and that place if it matters.
+Surroundings = bytes | tuple[int, str, int | None]
 
 
 def _separated(char: str) -> str:
@@ -20,8 +21,8 @@ def _separated(char: str) -> str:
     return char if is_itself else " " if char.isspace() else "-"
 
 
-# ASCII with one character for all separators but white space.
-_SEPARATED = "".join(map(_separated, map(chr, range(128)))).encode() + bytes(128)
+# ASCII, with one character for all separators but white space.
+SEPARATED = "".join(map(_separated, map(chr, range(128)))).encode() + bytes(128)
 
 
 class Places:
@@ -34,9 +35,9 @@ class Places:
         self._around: str | bytes = part
         self._at: Sequence[int] | dict[int, int]
         if part.isascii():
-            inner = part.encode().translate(_SEPARATED) if reach == 1 else part.encode()
+            inner = part.encode().translate(SEPARATED) if reach == 1 else part.encode()
             # What no text has marks where the part begins and ends.
-            self._around = b"\xfe" + inner + b"\xff"
+            self._around = b"\xfe" + inner + b"\xff" * reach
             if len(near) * 100 > len(marks):
                 self._at = normalise.kept(marks)
                 return
@@ -49,13 +50,13 @@ class Places:
         at = self._at[first]
         return at, min(self._at[after], at + WIDEST)
 
-    def around(self, near: Sequence[Found]) -> list[Surroundings]:
+    def around(self, near: Sequence[Found]) -> Sequence[Surroundings]:
         """All that decides what is found: the text there, one character before it, and those
         after it that matter, or where it is if these are not in the part; and the form."""
         text, places, reach = self._around, self._at, self._reach
         if isinstance(text, bytes):
             reach += 1
-            return [(form, text[places[at] : places[to] + reach], None) for form, at, to in near]
+            return [text[places[at] : places[to] + reach] for _, at, to in near]
         last = len(text) - reach
         return [
             (form, text[at and at - 1 : to + reach], None if at and to <= last else at)

@@ -38,8 +38,9 @@ class StreamScanner:
         """How many code points at the end cannot be released."""
         state = self._state
         held = 0 if state in NOTHING else len(state) - state.count(JOINT)
-        if self._patterns is not None:
-            held = max(held, self._patterns.held)
+        if self._patterns is not None and (of_pattern := self._patterns.held):
+            # And the end of a word that is stuck to it: what stands alone may be a phrase.
+            held = max(held, min(of_pattern + 1, self.fed))
         return held if self._tags is None else max(held, self._tags.held)
 
     def feed(self, text: str) -> Match | None:

@@ -1,6 +1,7 @@
 """The fixtures gateway, upstream and process; see the classes Gateway, Upstream and Process."""
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -300,11 +301,19 @@ def spawn(
     return subprocess.Popen(command, cwd=cwd, env=clean | env, stdout=log, stderr=subprocess.STDOUT)
 
 
+# Each process that runs tests has ports of its own, below those that the system gives to whoever
+# asks for any.
+_FIRST_PORT = 10_000 + os.getpid() % 200 * 100
+_PORTS = itertools.cycle(range(_FIRST_PORT, _FIRST_PORT + 100))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    for port in _PORTS:
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 @asynccontextmanager

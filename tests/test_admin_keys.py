@@ -125,6 +125,7 @@ async def test_a_key_may_be_brought_along(gateway) -> None:
         ({}, "name"),
         ({"name": None}, "name"),
         ({"name": "a b"}, "name"),
+        ({"name": ""}, "name"),
         ({"name": "master"}, "name"),
         ({"name": ".."}, "name"),
         ({"name": "fixed"}, "name"),
@@ -137,6 +138,7 @@ async def test_a_key_may_be_brought_along(gateway) -> None:
         ({"name": "a", "key": "sk-taken"}, "key"),
         ({"name": "a", "project": "none"}, "project"),
         ({"name": "a", "created_by": "me"}, "created_by"),
+        ({"name": "a", "expires": "2020-01-01"}, "expires"),
         ({"name": "a", "limits": {"tokens_per_minute": "9"}}, "limits.tokens_per_minute"),
     ],
 )

@@ -687,10 +687,10 @@ async def test_one_walk_at_a_time(gateway) -> None:
 
 
 def command(folder: Path, *arguments: str) -> int:
-    def serve(config: Config, load: Callable[[], Config]) -> None:
+    def serve(config: Config, load: Callable[[], Config], file: Path | None) -> None:
         raise AssertionError
 
-    return cli.main([*arguments, "--database", str(folder / "anos.db")], serve)
+    return cli.main(["--database", str(folder / "anos.db"), *arguments], serve)
 
 
 @pytest.fixture
@@ -758,6 +758,31 @@ def test_who_reads_what_is_printed_may_leave(filled: Path, words: str) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert (process.stderr.read(), process.wait(30)) == (b"", 0)
+
+
+@pytest.mark.parametrize("words", ["audit verify", "audit export", "audit check", "backup copy"])
+def test_nothing_is_left_beside_a_file_that_nobody_has_open(
+    filled: Path, monkeypatch, words: str
+) -> None:
+    monkeypatch.chdir(filled)
+    before = {file.name: file.read_bytes() for file in filled.iterdir()}
+    assert before.keys() == {"anos.db", "anos.db.key"}
+    assert command(filled, *words.split()) == 0
+    after = {file.name: file.read_bytes() for file in filled.iterdir() if file.name != "copy"}
+    assert after == before
+
+
+def test_what_a_crash_left_in_the_log_is_read_and_stays_there(filled: Path, capsys) -> None:
+    with sqlite3.connect(filled / "anos.db") as writing:
+        writing.execute("UPDATE exchanges SET cost = 5 WHERE seq = 3")
+    for suffix in ("", "-wal"):
+        (filled / f"crashed.db{suffix}").write_bytes((filled / f"anos.db{suffix}").read_bytes())
+    writing.close()
+    log = (filled / "crashed.db-wal").read_bytes()
+    (filled / "crashed.db.key").write_bytes((filled / "anos.db.key").read_bytes())
+    assert command(filled, "audit", "verify", "--database", str(filled / "crashed.db")) == 1
+    assert "exchanges: BROKEN: 2 rows verified" in capsys.readouterr().out
+    assert (filled / "crashed.db-wal").read_bytes() == log
 
 
 def test_an_option_that_would_be_ignored_is_refused(filled: Path, capsys) -> None:

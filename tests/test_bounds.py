@@ -283,7 +283,6 @@ UNBOUNDED: list[tuple[str, Json, str]] = [
     (RESPONSES, {"web_search_options": {}}, "web_search_options"),
     (RESPONSES, {"modalities": ["text", "audio"], "audio": {"voice": "x"}}, "modalities"),
     (RESPONSES, {"plugins": [{"id": "web"}]}, "plugins"),
-    (RESPONSES, {"messages": [{"role": "user", "content": "x"}]}, "messages"),
     (RESPONSES, {"reasoning": {"mode": "pro"}}, "reasoning"),
     (RESPONSES, {"service_tier": "priority"}, "service_tier"),
 ]
@@ -308,8 +307,8 @@ async def refused_beside_a_budget_only(
 async def test_what_is_not_bounded_is_refused_to_a_key_with_a_budget_only(
     gateway, upstream, path: str, body: Json, param: str
 ) -> None:
-    is_theirs = path == CHAT or body.get("tools") is None
-    dialect = "chat" if is_theirs else "responses"
+    is_only_theirs = path == RESPONSES and body.keys() & {"tools", "reasoning"}
+    dialect = "responses" if is_only_theirs else "chat"
     config = reading(dialect)
     await refused_beside_a_budget_only(gateway, upstream, config, path, body, param)
 
@@ -500,23 +499,29 @@ async def test_no_field_of_a_client_replaces_what_the_translation_writes(
     gateway, upstream, streamed: bool
 ) -> None:
     anos = await gateway({"providers": {"up": {"dialect": "chat"}}})
-    mine = {
+    mine = {"reasoning_effort": "high", "verbosity": "high", "logprobs": False, "acme": 1}
+    smuggled = {
         "messages": [{"role": "user", "content": "smuggled"}],
-        "reasoning_effort": "high",
         "response_format": {"type": "json_object"},
-        "logprobs": False,
-        "acme": 1,
     }
     theirs = {
-        "text": {"format": {"type": "json_schema", "name": "s", "schema": {}}},
+        "text": {
+            "format": {"type": "json_schema", "name": "s", "schema": {}},
+            "verbosity": "low",
+        },
         "reasoning": {"effort": "low"},
         "include": ["message.output_text.logprobs"],
     }
+    for name, value in smuggled.items():
+        refused = await anos.post(RESPONSES, input="Hi", **{name: value}, **theirs)
+        assert (refused.status, refused.error["param"]) == (400, name)
     answer = await anos.post(RESPONSES, input="Hi", **mine, **theirs, stream=streamed)
     assert answer.status == 200
-    body = upstream.requests[0].body
+    (sent,) = upstream.requests
+    body = sent.body
     assert body["messages"] == [{"role": "user", "content": "Hi"}]
-    assert some(body, "reasoning_effort", "logprobs", "acme") == ("low", True, 1)
+    assert some(body, "reasoning_effort", "verbosity", "logprobs") == ("low", "high", True)
+    assert body["acme"] == 1
     assert body["response_format"]["type"] == "json_schema"
     assert body.get("stream", False) is streamed
 

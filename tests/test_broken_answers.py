@@ -126,7 +126,7 @@ async def test_an_answer_that_failed_is_no_completion(gateway, upstream) -> None
     failed = scripted.responses_body([], status="failed", error=error)
     upstream.answer(failed, scripted.responses_events([], status="failed", error=error))
     refused = await anos.post(CHAT, **HI[CHAT])
-    assert (refused.status, refused.error["code"]) == (502, "rate_limit_exceeded")
+    assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
     last = (await anos.stream(CHAT, **HI[CHAT]))[-1]
     assert (last["error"]["code"], last["error"]["message"]) == tuple(error.values())
     upstream.answer(failed)

@@ -242,6 +242,8 @@ def test_arguments_are_json_also_where_an_upstream_sends_the_object() -> None:
     assert got["function"] == {"name": "f", "arguments": '{"a":1}'}
     (got,) = fragments({**call, "function": {"name": "f", "arguments": None}})
     assert got["function"] == {"name": "f"}
+    (got,) = fragments({**call, "function": {"name": "f", "arguments": 4111111111111111}})
+    assert got["function"] == {"name": "f", "arguments": "4111111111111111"}
 
 
 @pytest.mark.parametrize("delta", [{"delta": None}, {}])
@@ -315,6 +317,8 @@ def test_a_stream_cut_anywhere_before_its_end_says_that_it_failed(
     "{", "[1]", "5", "{}", '{"choices":5}', '{"choices":[5]}', "null", '{"choices":[{"delta":5}]}',
     '{"choices":[{"delta":{"tool_calls":5}}]}', '{"choices":[{"delta":{"tool_calls":[5]}}]}',
     '{"choices":[{"delta":{"tool_calls":[{"index":[]}]}}]}',
+    '{"choices":[{"delta":{"tool_calls":[{"custom":{"input":5}}]}}]}',
+    '{"choices":[{"delta":{"tool_calls":[{"custom":{"input":false}}]}}]}',
 ])  # fmt: skip
 def test_an_error_or_what_is_no_chunk_ends_the_stream(chunks: list[Chunk], data: str) -> None:
     for cut in range(len(chunks) - 2):

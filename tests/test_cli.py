@@ -25,7 +25,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def served(*argv: str) -> tuple[int, list[tuple[Config, Callable[[], Config]]]]:
     calls: list[tuple[Config, Callable[[], Config]]] = []
-    code = cli.main(argv, lambda config, load: calls.append((config, load)))
+    code = cli.main(argv, lambda config, load, _: calls.append((config, load)))
     return code, calls
 
 
@@ -162,22 +162,71 @@ def test_a_wrong_command_line_exits_with_2(argv: list[str]) -> None:
     assert left.value.code == 2
 
 
-@pytest.mark.parametrize("fault", ["port", "database"])
-def test_what_keeps_the_program_from_starting_is_said_in_a_sentence(
-    directory: Path, fault: str
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--port", "TAKEN"], "it cannot listen on 127.0.0.1:TAKEN: Address already in use"),
+        (["--host", "192.0.2.1"], "it cannot listen on 192.0.2.1:4000: Cannot assign"),
+        (
+            ["--port", "0", "--database", "no/such/folder.db"],
+            "no/such, where the database is to be, is no directory",
+        ),
+        (["--port", "0", "--database", "text.db"], "text.db is not a database of SQLite"),
+        (["--port", "0", "--database", "."], ".: Is a directory"),
+    ],
+)
+def test_what_keeps_the_program_from_starting_is_said_in_a_sentence_and_nothing_is_made(
+    directory: Path, flags: list[str], said: str
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        flags = {
-            "port": ["--port", str(taken.getsockname()[1])],
-            "database": ["--port", "0", "--database", "no/such/folder.db"],
-        }
+    (directory / "text.db").write_text("Not a database.")
+    (directory / "anos.json").write_text('{"server": {"master_key": "sk-mine"}}')
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = str(server.getsockname()[1])
         ended = subprocess.run(
-            [sys.executable, str(ROOT / "anos_gateway.py"), *flags[fault]],
+            [
+                *(sys.executable, str(ROOT / "anos_gateway.py")),
+                *(flag.replace("TAKEN", taken) for flag in flags),
+            ],
             capture_output=True,
             text=True,
             timeout=30,
         )
     assert ended.returncode == 1
-    assert ended.stderr.startswith("The gateway cannot start: ")
+    said = said.replace("TAKEN", taken)
+    assert ended.stderr.startswith(f"The gateway cannot start: {said}")
     assert "Errno" not in ended.stderr
     assert (ended.stderr.count("\n"), ended.stdout) == (1, "")
+    assert {file.name for file in directory.iterdir()} == {"text.db", "anos.json"}
+
+
+SECRETS = {
+    "server": {"master_key": "env:MASTER", "secret": "env:SECRET"},
+    "providers": {"up": {"dialect": "chat", "base_url": "http://localhost", "api_key": "env:UP"}},
+    "models": {"m": {"routes": [{"provider": "up"}]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "needs", "said"),
+    [
+        (["keys", "list"], "MASTER", "No gateway answers at http://127.0.0.1:1: "),
+        (["spend"], "MASTER", "No gateway answers at http://127.0.0.1:1: "),
+        (["audit", "verify"], "SECRET", "anos.db cannot be used: "),
+        (["backup", "copy.db"], "SECRET", "anos.db cannot be used: "),
+    ],
+)
+def test_a_command_needs_no_secret_that_it_does_not_use(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    needs: str,
+    said: str,
+) -> None:
+    (directory / "anos.json").write_text(json.dumps(SECRETS))
+    assert served("--port", "1", *words) == (1, [])
+    assert f"environment variable {needs} is not set" in capsys.readouterr().err
+    monkeypatch.setenv(needs, "a-secret-of-16-characters")
+    with pytest.raises(SystemExit) as left:
+        served("--port", "1", *words)
+    assert str(left.value.code).startswith(said)

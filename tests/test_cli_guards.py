@@ -130,6 +130,18 @@ def test_a_profile_that_is_not_there_is_a_wrong_command_line(
     )
 
 
+def test_the_help_says_which_word_takes_a_text(
+    config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["guards", "--help"], lambda *_: None)
+    usage = capsys.readouterr().out.partition("\n\n")[0]
+    assert [line.split()[-2:] for line in usage.splitlines()] == [
+        ["test", "TEXT"],
+        ["...]", "selftest"],
+    ]
+
+
 @pytest.mark.parametrize("argv", [["guards"], ["guards", "test"], ["guards", "try", "hi"]])
 def test_the_command_wants_its_word_and_a_text(config: str, argv: list[str]) -> None:
     with pytest.raises(SystemExit) as left:

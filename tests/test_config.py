@@ -159,7 +159,7 @@ def key(**fields: object) -> dict[str, Any]:
         ),
         (
             {**BASE, "keys": {"master": {"key": "k"}}},
-            ['keys.master: the name must be at most 64 letters, digits and . _ @ -, not "master"'],
+            ['keys.master: the name must be 1 to 64 letters, digits and . _ @ -, not "master"'],
         ),
         (key(key=""), [f"keys.a.key: {SECRET}"]),
         (key(models=[]), ["keys.a.models: must be a list of at least one model"]),
@@ -429,7 +429,9 @@ def test_a_fault_in_the_environment_names_the_variable(empty_directory: Path) ->
         (b'{\n"server"}', "line 2, column 9: Expecting ':' delimiter"),
         (b"\xff", "not JSON in UTF-8, or nested too deeply"),
         (b"[" * 100_000, "not JSON in UTF-8, or nested too deeply"),
-        (b'{"server": {"port": 1, "port": 2}}', '"port" is given twice'),
+        (b'{"server": {"port": 1, "port": 2}}', "server.port is given twice"),
+        (b'{"a": [{}, {"b": {"c": 1, "c": 2}}]}', "a[1].b.c is given twice"),
+        (b'{"a": {"b": 1, "b": 2}, "a": 1}', "a is given twice"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_a_fault(

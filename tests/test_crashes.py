@@ -59,6 +59,7 @@ async def test_a_call_without_a_budget_has_its_row_after_a_crash_and_counts(
     upstream.answer([silence()], scripted.responses_text("Hi"))
     await lost_call(await process(config), upstream, tmp_path, path, stream=streamed)
     second = await process(config)
+    assert "1 calls were lost in a crash; each is charged what a budget held" in second.log
     answer = await ask(second, path)
     assert answer.headers["x-ratelimit-remaining-requests"] == "1"
     # 256 tokens for the answer of the lost call, some for its request, and 9 of this one.

@@ -50,8 +50,6 @@ def test_the_last_of_duplicate_keys_counts():
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b" ",
         b"{",
         b'{"a":}',
         b'{"a":1,}',
@@ -72,6 +70,12 @@ def test_what_is_not_json_is_refused(body: bytes):
     error = refused(body)
     assert error.message.startswith("The body is not valid JSON")
     assert error.param == ""
+
+
+@pytest.mark.parametrize("body", [b"", b" ", b"\r\n\t"])
+def test_an_empty_body_is_told_as_that(body: bytes):
+    error = refused(body)
+    assert (error.message, error.param) == ("The body is empty.", "")
 
 
 def test_what_is_not_utf_8_is_refused():

@@ -136,6 +136,43 @@ FILE = {"type": "input_file", "file_data": "data:,x", "filename": "x.txt", "file
             [{"role": "assistant", "content": None, "refusal": "no"}],
         ),
         ([{"role": "assistant", "content": []}], [{"role": "assistant", "content": ""}]),
+        # An output stands right behind its call, wherever it came.
+        (
+            [
+                call(1),
+                {"role": "user", "content": "also"},
+                call(2),
+                {"role": "assistant", "content": "hm"},
+                output(2, "two"),
+                {"role": "assistant", "content": "so"},
+                output(1, "one"),
+                call(1),
+                output(1, "again"),
+            ],
+            [
+                {"role": "assistant", "content": None, "tool_calls": [chat_call(1)]},
+                {"role": "tool", "tool_call_id": "call_1", "content": "one"},
+                {"role": "user", "content": "also"},
+                {"role": "assistant", "content": "hm", "tool_calls": [chat_call(2)]},
+                {"role": "tool", "tool_call_id": "call_2", "content": "two"},
+                {"role": "assistant", "content": "so"},
+                {"role": "assistant", "content": None, "tool_calls": [chat_call(1)]},
+                {"role": "tool", "tool_call_id": "call_1", "content": "again"},
+            ],
+        ),
+        (
+            [call(1), call(2), output(2), {"role": "assistant", "content": "wait"}, output(1)],
+            [
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [chat_call(1), chat_call(2)],
+                },
+                {"role": "tool", "tool_call_id": "call_2", "content": "ok"},
+                {"role": "tool", "tool_call_id": "call_1", "content": "ok"},
+                {"role": "assistant", "content": "wait"},
+            ],
+        ),
     ],
 )
 def test_items_become_messages(value: Any, messages: list[Json]) -> None:
@@ -166,7 +203,12 @@ SCHEMA = {"name": "s", "schema": {"type": "object"}, "strict": True}
         ({"seed": 3, "acme": {"x": None}, "service_tier": "flex"},) * 2,
         ({"store": True, "metadata": {"a": "b"}, "previous_response_id": "resp_1"}, {}),
         ({"truncation": "auto", "prompt_cache_key": "k", "max_tool_calls": 1}, {}),
-        ({"text": {"verbosity": "low"}, "reasoning": {"summary": "auto"}}, {}),
+        ({"prompt_cache_retention": "24h", "prompt_cache_options": {"ttl": "30m"}}, {}),
+        ({"safety_identifier": "s"},) * 2,
+        ({"text": {"verbosity": "low"}}, {}),
+        ({"text": {"verbosity": None, "format": None, "acme": None}}, {}),
+        ({"text": {"verbosity": "low"}, "verbosity": "high"}, {"verbosity": "high"}),
+        ({"reasoning": {"summary": "auto", "mode": "standard", "context": "all_turns"}}, {}),
         ({"reasoning": {"effort": "high"}}, {"reasoning_effort": "high"}),
         (
             {"reasoning": {"effort": "high"}, "reasoning_effort": "low"},
@@ -263,6 +305,10 @@ def user(*parts: Json) -> list[Json]:
         ("hi", {"tool_choice": {"type": "file_search"}}, "tool_choice"),
         ("hi", {"prompt": {"id": "p"}}, "prompt"),
         ("hi", {"text": {"format": {"type": "regex"}}}, "text.format.type"),
+        ("hi", {"text": {"acme": 1}}, "text.acme"),
+        ("hi", {"reasoning": {"mode": "pro"}}, "reasoning.mode"),
+        ("hi", {"reasoning": {"effort": "low", "max_tokens": 9}}, "reasoning.max_tokens"),
+        ("hi", {"reasoning": {"x" * 300: 1}}, f"reasoning.{'x' * 246}"),
         (
             user({"type": "input_file", "file_url": "http://x"}),
             {},
@@ -276,6 +322,8 @@ def user(*parts: Json) -> list[Json]:
         (user({"type": "input_audio", "input_audio": {}}), {}, "input[0].content[0].type"),
         ([call(1), output(1, [IMAGE])], {}, "input[1].output[0].type"),
         ([{"type": "function_call_output", "name": "f", "output": "x"}], {}, "input[0].call_id"),
+        ([call(1), output(1), output(1)], {}, "input[2].call_id"),
+        ([output(1), call(1)], {}, "input[0].call_id"),
         ([{"type": "web_search_call", "id": "ws_1"}], {}, "input[0].type"),
         ("hi", {"history": [{"type": "mcp_call", "id": "mcp_1"}]}, "previous_response_id"),
     ],
@@ -501,6 +549,16 @@ def test_chat_settings_become_responses_settings(fields: Json, request_fields: J
             "messages[0].content[0].text",
             "invalid_value",
         ),
+        (
+            {"tool_choice": {"type": "x" * 5_000}},
+            f"tool_choice.{'x' * 244}",
+            "missing_required_parameter",
+        ),
+        (
+            {"tool_choice": {"type": "x" * 5_000, "x" * 5_000: 1}},
+            f"tool_choice.{'x' * 244}",
+            "invalid_value",
+        ),
     ],
 )
 def test_what_responses_cannot_say_is_refused_with_its_place(
@@ -686,6 +744,15 @@ def test_usage_is_translated(usage: Json | None, canonical: Json | None) -> None
         {"choices": [{}]},
         {"choices": ["x"]},
         {"choices": [{"message": {"content": 5}}]},
+        {"choices": [{"message": {"content": 0}}]},
+        {"choices": [{"message": {"content": False}}]},
+        {"choices": [{"message": {"content": {}}}]},
+        {"choices": [{"message": {"content": [{"type": "text", "text": 0}]}}]},
+        {"choices": [{"message": {"content": "a", "refusal": 0}}]},
+        {"choices": [{"message": {"content": "a", "refusal": True}}]},
+        {"choices": [{"message": {"content": "a"}}, {"message": {"content": 5}}]},
+        {"choices": [{"message": {"content": "a"}}, {"message": {"refusal": 5}}]},
+        {"choices": [{"message": {"content": "a"}}, "x"]},
         {"choices": [{"message": {"content": "a", "tool_calls": ["x"]}}]},
         {"error": {"message": "boom", "code": "oops"}},
         {"error": "boom"},
@@ -766,3 +833,38 @@ def test_parallel_calls_of_many_turns_keep_their_pairs_there_and_back(turns: lis
         chat_requests.validate(chat)
         back = chat_requests.parse_request(chat, NOW_MS)
         assert without_ids(back.input) == without_ids(canonical.input)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(
+    st.lists(st.sampled_from(["user", "assistant", "call", "oldest", "newest"])),
+    st.integers(0, 3),
+)
+def test_wherever_outputs_stand_they_are_sent_right_behind_their_calls(
+    kinds: list[str], inherited: int
+) -> None:
+    given_items: list[Json] = []
+    open_calls: list[int] = []
+    for number, kind in enumerate(kinds):
+        if kind in ("user", "assistant"):
+            given_items.append({"role": kind, "content": str(number)})
+        elif kind == "call":
+            given_items.append(call(number))
+            open_calls.append(number)
+        elif open_calls:
+            given_items.append(output(open_calls.pop(0 if kind == "oldest" else -1)))
+    given_items += [output(number) for number in open_calls]
+    canonical = turn(given_items)
+    history, own = canonical.input[:inherited], canonical.input[inherited:]
+    canonical = Turn("m", canonical.request, own, history, False)
+    waiting: set[str] = set()
+    spoken: list[str] = []
+    for message in dialect_chat.build_request(canonical, route())["messages"]:
+        if message["role"] == "tool":
+            waiting.remove(message["tool_call_id"])
+            continue
+        assert not waiting
+        waiting = {made["id"] for made in message.get("tool_calls", ())}
+        spoken += (message["content"] or "").split()
+    assert not waiting
+    assert spoken == [item["content"] for item in given_items if "content" in item]

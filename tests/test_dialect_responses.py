@@ -1,21 +1,30 @@
 """The request to a Responses upstream, and its whole answer, which is the one it streams."""
 
 import json
+import re
+from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anos import dialect_responses, items
 from anos.calls import as_stream
+from anos.chat_stream import ChunkWriter
 from anos.config_sections import Quirks
-from anos.dialect_responses import build_request, parse_answer
+from anos.dialect_responses import Reader, build_request, parse_answer
 from anos.errors import UpstreamError
+from anos.events import EventWriter
 from anos.inputs import normalise_input
 from anos.items import Answer, Turn
 from anos.routing import Route
-from tests import scripted
+from anos.translated import Translated
+from tests import grammar, scripted
 from tests.scripted import Json
-from tests.test_passthrough import ANSWERS, NOW_MS, Relayed, relay
+from tests.test_chat_stream import folded
+from tests.test_passthrough import ANSWERS, NOW_MS, Relayed, compact, relay
 
 ROUTE = Route("up", "responses", "up-model", Quirks(), False)
 REASONING = Route("up", "responses", "up-model", Quirks(), True)
@@ -322,3 +331,119 @@ def test_an_error_in_place_of_an_answer_is_passed_on() -> None:
         with pytest.raises(UpstreamError, match="Oh") as caught:
             make({"error": {"message": "Oh.", "code": "odd"}})
         assert caught.value.code == "odd"
+
+
+# Streams whose parts are not those of the finished item ------------------------------------------
+
+
+def to_chat(events: list[Json]) -> tuple[Json, list[Json]]:
+    """The message a chat client puts together, and the output that is known of it."""
+    base = items.base_response({}, id="resp_1", model="m", created_at=NOW_MS // 1000)
+    writer = EventWriter(base, NOW_MS)
+    chunks = ChunkWriter(include_usage=False, id="c", model="m", created=1)
+    stream = Translated(Reader(writer, shows_encrypted=False), chunks, writer)
+    sent = stream.feed(b"".join(map(compact, events)))
+    closing, answer = stream.finish()
+    raw = sent + closing + stream.terminal(answer, {})
+    message: Json = folded(grammar.parse(raw, done=True))["choices"][0]["message"]
+    return message, answer.output
+
+
+def without_deltas(events: list[Json], field: str, number: int) -> list[Json]:
+    """The same stream, in which a part has no delta."""
+    return scripted.renumbered(
+        [e for e in events if e.get(field) != number or not e["type"].endswith(".delta")]
+    )
+
+
+def refused(*texts: str) -> Json:
+    parts = [{"type": "refusal", "refusal": text} for text in texts]
+    return {**scripted.message(), "content": parts}
+
+
+WORD = re.compile("<[0-9]+>")
+
+
+def words(output: list[Json]) -> list[str]:
+    """The words of all parts, in order."""
+    parts = [part for item in output for part in item.get("content") or item.get("summary") or ()]
+    return [word for part in parts for word in WORD.findall(part.get("text", part.get("refusal")))]
+
+
+def check_said_once(events: list[Json], expected: list[str]) -> None:
+    """That either client is told every word once, and so is the store."""
+    message, output = to_chat(events)
+    told = [message.get(name) or "" for name in ("reasoning_content", "content", "refusal")]
+    assert sorted(WORD.findall("".join(told))) == sorted(words(output)) == expected
+    for relayed in (relay(events), relay(events, repair=True)):
+        deltas = [event["delta"] for event in relayed.events if event["type"].endswith(".delta")]
+        assert sorted(WORD.findall("".join(deltas))) == expected
+        assert sorted(words(relayed.answer.output)) == expected
+
+
+def a_refusal(*texts: str) -> Json:
+    return scripted.message(content=[{"type": "refusal", "refusal": text} for text in texts])
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+@pytest.mark.parametrize("make", [scripted.message, a_refusal, scripted.reasoning])
+@pytest.mark.parametrize(
+    "texts", [["", "<1><2>"], ["", "", "<1>", "<2>"], ["<1>", "", "<2>"], ["<1><2>", ""]]
+)
+def test_a_part_without_text_does_not_make_the_next_one_said_twice(
+    make: Callable[..., Json], texts: list[str], is_silent: bool
+) -> None:
+    events = scripted.responses_events([make(*texts)])
+    if is_silent:
+        events = [event for event in events if event.get("delta") != ""]
+    check_said_once(scripted.renumbered(events), ["<1>", "<2>"])
+
+
+def test_parts_that_are_cut_elsewhere_in_the_finished_item_are_said_once() -> None:
+    events = scripted.responses_events([scripted.message("", "<1><2>")])
+    for event in events:
+        if event["type"] == "response.output_item.done":
+            event["item"] = scripted.message("<1>", "<2>", "", "")
+    check_said_once(events, ["<1>", "<2>"])
+
+
+Parts = list[str]
+# How a finished item may differ from its stream.
+FINISHED: dict[str, Callable[[Parts], Parts]] = {
+    "the same": lambda texts: texts,
+    "without the empty ones": lambda texts: [text for text in texts if text],
+    "one more": lambda texts: [*texts, "<900>"],
+    "one more and empty ones": lambda texts: ["", *texts, "", "<900>"],
+    "one less": lambda texts: texts[:-1],
+    "none": lambda texts: [],
+    "joined": lambda texts: ["".join(texts)],
+    "word by word": lambda texts: [*WORD.findall("".join(texts)), *([""] * len(texts))],
+}
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_every_text_is_said_once_however_the_finished_item_has_it_in_parts(
+    data: st.DataObject,
+) -> None:
+    numbers = count(1)
+    streamed: list[Json] = []
+    finished: list[Json] = []
+    for at in range(data.draw(st.integers(1, 3))):
+        sizes = data.draw(st.lists(st.integers(0, 2), max_size=4))
+        texts = ["".join(f"<{next(numbers)}>" for _ in range(size)) for size in sizes]
+        make = data.draw(st.sampled_from([scripted.message, a_refusal, scripted.reasoning]))
+        how = data.draw(st.sampled_from(sorted(FINISHED)))
+        ended = [text.replace("900", f"90{at}") for text in FINISHED[how](texts)]
+        for items_of, parts in ((streamed, texts), (finished, ended)):
+            items_of.append({**make(*parts), "id": f"msg_{at}"})
+    events = scripted.responses_events(streamed, pieces=data.draw(st.integers(1, 3)))
+    left_out = [(), (".delta",), ("text.done", "refusal.done", "part.done"), ("part.added",)]
+    events = scripted.without(events, *data.draw(st.sampled_from(left_out)))
+    for event in events:
+        if event["type"] == "response.output_item.done":
+            event["item"] = finished[event["output_index"]]
+    events[-1]["response"]["output"] = data.draw(st.sampled_from([[], finished]))
+    is_told = any(event["type"].endswith(".delta") for event in events)
+    expected = {*(words(streamed) if is_told else ()), *words(finished)}
+    check_said_once(scripted.renumbered(events), sorted(expected))

@@ -264,6 +264,48 @@ async def test_an_unknown_path_is_404(gateway, path: str) -> None:
     refused(await (await gateway()).get(path), 404, "not_found")
 
 
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(
+    ("method", "path", "message"),
+    [
+        ("POST", "/conversations", "Conversations are not supported yet."),
+        ("GET", "/conversations/conv_1/items", "Conversations are not supported yet."),
+        ("POST", "/embeddings", "Embeddings are not supported yet."),
+        ("POST", "/messages", "The Messages API is not supported yet."),
+        ("POST", "/webhook_endpoints", "Webhooks are not supported yet."),
+        ("POST", "/images/generations", "Images are not supported yet."),
+        ("POST", "/responses/compact", "Compaction is not supported yet."),
+        (
+            "POST",
+            "/responses/input_tokens",
+            "Counting the tokens of an input is not supported yet.",
+        ),
+    ],
+)
+async def test_what_is_not_built_is_refused_by_its_name(
+    gateway, prefix: str, method: str, path: str, message: str
+) -> None:
+    reply = await (await gateway()).request(method, prefix + path, json={})
+    assert refused(reply, 404, "not_found")["message"] == message
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/conversation", "/v1/xembeddings", "/embeddings2", "/v3/files"]
+)
+async def test_what_only_sounds_like_it_is_an_unknown_path(gateway, path: str) -> None:
+    reply = await (await gateway()).request("POST", path, json={})
+    assert refused(reply, 404, "not_found")["message"] == "Unknown path."
+
+
+async def test_a_websocket_is_refused_by_its_name(gateway) -> None:
+    running = await gateway()
+    upgrade = {"Connection": "Upgrade", "Upgrade": "WebSocket", "Sec-WebSocket-Version": "13"}
+    reply = await running.request("GET", RESPONSES, headers=upgrade)
+    error = refused(reply, 400, "unsupported_parameter", "Upgrade")
+    assert error["message"] == "WebSocket is not supported yet."
+    refused(await running.get(RESPONSES), 405, "method_not_allowed")
+
+
 @pytest.mark.parametrize("name", ["resp_none", "%00", "%2e%2e", "%ff", "a" * 5000, "resp_%F0%9F"])
 async def test_an_unknown_id_is_404(gateway, name: str) -> None:
     running = await gateway()

@@ -13,10 +13,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anos.chat_requests import validate
-from anos.extract import chat_texts, completion_texts, output_texts, responses_texts
+from anos.extract import (
+    chat_texts,
+    completion_texts,
+    output_texts,
+    response_texts,
+    responses_texts,
+)
 from anos.extract_readers import ITEM, text_of_file
 from anos.extract_walk import Found, walk, walk_message
 from anos.inputs import normalise_input
+from anos.items import NEW
 from anos.validation import validate_create
 
 SEEDED = settings(derandomize=True, deadline=None)
@@ -133,7 +140,12 @@ INPUT = [
             {"type": "input_audio", "input_audio": {"data": PICTURE, "format": "mp3"}},
             {"type": "input_file", "filename": "files: a.pdf", "file_data": PICTURE},
             {"type": "input_file", "file_url": "files: https", "file_id": "file_1"},
-            {"type": "acme", "text": "other: a", "data": "other: b", "format": {"x": ["other: c"]}},
+            {
+                "type": "other: acme",
+                "text": "other: a",
+                "data": "other: b",
+                "format": {"x": ["other: c"]},
+            },
         ],
     },
     {
@@ -166,7 +178,7 @@ INPUT = [
         "output": [
             {"type": "input_text", "text": "outputs: parted"},
             {"type": "input_file", "filename": "files: b", "file_data": PICTURE},
-            {"type": "acme", "x": "other: x"},
+            {"type": "other: acme", "x": "other: x"},
         ],
     },
     {"type": "custom_tool_call", "call_id": "c2", "name": "arguments: c", "input": "arguments: i"},
@@ -175,7 +187,7 @@ INPUT = [
     {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": PICTURE},
     {"type": "mcp_call", "id": "mcp_1", "arguments": "other: a", "output": "other: o"},
     {
-        "type": "acme:note",
+        "type": "other: note",
         "call_id": {"other: hidden": "other: in an id"},
         "status": ["other: in a status"],
         "result": "other: r",
@@ -196,7 +208,7 @@ CHAT = {
                 {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
                 {"type": "input_audio", "input_audio": {"data": PICTURE, "format": "wav"}},
                 {"type": "file", "file": {"filename": "files: f", "file_data": PICTURE}},
-                {"type": "acme", "acme": "other: a"},
+                {"type": "other: acme", "acme": "other: a"},
             ],
         },
         {
@@ -466,8 +478,20 @@ def test_a_role_nobody_knows_is_a_text(role: str):
 
 
 def test_a_sentence_in_pieces_under_the_name_of_an_id_is_a_text():
-    item = {"type": "acme", "id": ["how", "to"], "status": ["do"]}
+    item = {"type": "message", "id": ["how", "to"], "status": ["do"]}
     assert [each.text for each in responses_texts({}, [], [item], set())] == ["how", "to", "do"]
+
+
+@pytest.mark.parametrize("name", ["type", "object", "status", "phase", "finish_reason"])
+def test_a_word_that_is_no_kind_anybody_knows_is_a_text(name: str):
+    item = {"type": "message", "role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    for node in (item, item["content"][0]):
+        before = node.get(name)
+        node[name] = "buy-cheap-pills-now"
+        assert "buy-cheap-pills-now" in [x.text for x in responses_texts({}, [], [item], set())]
+        node.pop(name)
+        if before is not None:
+            node[name] = before
 
 
 def test_what_a_schema_calls_a_field_is_a_text_even_if_it_is_called_like_one_of_ours():
@@ -655,7 +679,7 @@ TREES = st.recursive(
 @given(TREES)
 def test_of_what_nobody_knows_every_string_and_every_name_is_found_in_order(tree: Any):
     expected = [(text, is_key) for _, text, is_key in leaves(tree) if text]
-    item = {"type": "acme", "content": [{"type": "acme", "text": tree}]}
+    item = {"type": "shell_call", "content": [{"type": "logs", "text": tree}]}
     found = responses_texts({}, [], [item], set())
     assert [(each.text, not each.writable) for each in found] == expected
     assert {each.source for each in found} <= {"other"}
@@ -725,6 +749,26 @@ def test_tokens_that_spell_nothing_are_no_text(logprobs: Any):
     assert texts.count("said") == 1
 
 
+def test_what_is_of_tools_is_left_out_for_who_does_not_want_it_and_nothing_else():
+    tree, chat_tree = turn(), chat()
+    args = tree["request"], tree["history"], tree["input"], ()
+    for with_tools, without in (
+        (responses_texts(*args), responses_texts(*args, with_tools=False)),
+        (chat_texts(chat_tree), chat_texts(chat_tree, with_tools=False)),
+    ):
+        assert without == [found for found in with_tools if found.source != "tools"]
+        assert 10 < len(without) < len(with_tools) - 10
+
+
+def test_the_settings_of_an_answer_are_texts_where_they_are_not_as_they_mostly_are():
+    plain = {"format": {"type": "text"}}
+    for text in (plain, {**plain, "verbosity": "medium"}):
+        assert response_texts({**copy.deepcopy(NEW), "text": text}) == []
+    told = {"text": {**plain, "verbosity": "cheap"}, "truncation": "pills", "tool_choice": "none"}
+    found = response_texts({**copy.deepcopy(NEW), **told, "a name": None})
+    assert [each.text for each in found] == ["none", "cheap", "pills", "a name"]
+
+
 def test_a_sentence_in_place_of_a_fields_name_is_a_text():
     found = responses_texts({"cheap pills": 1, "top_p": 1}, [], [], ())
     assert [(each.text, each.source, each.writable) for each in found] == [
@@ -736,7 +780,7 @@ def test_an_answer_may_be_nested_deeper_than_calls_may_be():
     tree: Any = "deep"
     for _ in range(5_000):
         tree = [{"items": tree}]
-    (found,) = output_texts({"type": "acme", "content": tree})
+    (found,) = output_texts({"type": "shell_call", "content": tree})
     assert found.text == "deep"
 
 

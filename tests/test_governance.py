@@ -86,6 +86,33 @@ async def test_what_was_held_and_not_spent_can_be_spent_by_the_next(
 
 
 @BOTH
+async def test_what_is_only_held_is_not_spent_and_a_call_it_is_in_the_way_of_may_be_tried_again(
+    gateway, upstream, path: str
+) -> None:
+    anos = await gateway(priced(0.001004))
+    gate = asyncio.Event()
+    stream = scripted.responses_stream(["Hi"])
+    upstream.answer([stream[0], gate, *stream[1:]] if path == RESPONSES else [gate])
+    asking = asyncio.create_task(ask(anos, path, stream=True))
+    await upstream.received(1)
+    refused = await ask(anos, path)
+    assert (refused.status, refused.error["type"], refused.error["code"]) == (
+        *(429, "budget_exceeded", "rate_limit_exceeded"),
+    )
+    assert refused.error["message"] == (
+        "Budget is held by calls that run. Current cost: 0.0, Max budget: 0.001004 "
+        "(key:ann per day; this request may cost up to 0.001, and 0.001 is held)"
+    )
+    assert refused.headers["Retry-After"] == "1"
+    assert "x-should-retry" not in refused.headers
+    assert (await anos.get("/key/info", key="ann")).body["info"]["spend"] == 0.0
+    gate.set()
+    await asking
+    explained = await anos.post("/admin/explain", key="ann", model="gpt-4", **HI[RESPONSES])
+    assert explained.body["admitted"]
+
+
+@BOTH
 async def test_the_reservation_is_durable_before_the_upstream_is_called(
     gateway, upstream, path: str
 ) -> None:

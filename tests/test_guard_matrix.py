@@ -63,6 +63,7 @@ UNTOLD = {
     ("/v1/responses", "system_fingerprint", CHAT),
     ("/v1/chat/completions", "code of a hosted tool", RESPONSES),
     ("/v1/chat/completions", "event of another type", RESPONSES),
+    ("/v1/chat/completions", "other field of the Response", RESPONSES),
 }
 
 

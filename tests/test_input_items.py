@@ -168,6 +168,32 @@ async def test_the_sdk_pages_to_the_end(gateway, upstream) -> None:
         ]
 
 
+async def test_behind_a_deleted_response_its_own_input_alone_is_listed(
+    gateway, upstream, dialect: str
+) -> None:
+    anos = await gateway(speaking(dialect))
+    ids: list[str] = []
+    for turn in ("one", "two", "three", "four"):
+        parent = {"previous_response_id": ids[-1]} if ids else {}
+        ids.append((await anos.post(RESPONSES, input=turn, **parent)).body["id"])
+    await anos.delete(f"{RESPONSES}/{ids[1]}")
+    assert (await anos.get(f"{RESPONSES}/{ids[0]}")).status == 200
+    await all_ways(anos, ids[0], ["one"])
+    await all_ways(anos, ids[2], ["three"])
+    await all_ways(anos, ids[3], ["four"])
+
+
+async def test_many_items_are_read_in_turns_and_named_by_their_place(gateway, upstream) -> None:
+    anos = await gateway()
+    asked = [{"role": "user", "content": str(number)} for number in range(12_001)]
+    made = await anos.post(RESPONSES, input=asked)
+    listed = (await anos.get(f"{RESPONSES}/{made.body['id']}/input_items", limit=3)).body["data"]
+    assert texts(listed) == ["12000", "11999", "11998"]
+    assert upstream.requests[-1].body["input"] == asked
+    refused = await anos.post(RESPONSES, input=[*asked, {"role": "user"}])
+    assert (refused.status, refused.error["param"]) == (400, "input[12001].content")
+
+
 def test_what_is_there_once_is_the_same_object() -> None:
     items = [{"type": "message", "id": name} for name in ("a", "b")]
     kept = distinct([{"type": "message", "id": "c"}], items, {"a", "b", "c"}, 0)
@@ -184,3 +210,34 @@ def test_a_repeated_id_is_replaced_by_one_that_fits(kind: str, prefix: str) -> N
     assert first is item
     assert second["id"].startswith(prefix)
     assert {**second, "id": "a"} == item
+
+
+@pytest.mark.parametrize(
+    ("query", "param", "code"),
+    [
+        ({"before": "msg_1"}, "before", "unknown_parameter"),
+        ({"Limit": "5"}, "Limit", "unknown_parameter"),
+        ([("limit", "5"), ("limit", "6")], "limit", "invalid_value"),
+        ([("after", "a"), ("after", "a")], "after", "invalid_value"),
+        ({"after": "x" * 5_000}, "after", "invalid_value"),
+    ],
+)
+async def test_no_parameter_of_the_list_is_ignored(
+    gateway, upstream, query: Any, param: str, code: str
+) -> None:
+    anos = await gateway()
+    made = (await anos.post(RESPONSES, input="Hi")).body["id"]
+    refused = await anos.request("GET", f"{RESPONSES}/{made}/input_items", params=query)
+    assert (refused.status, refused.error["param"], refused.error["code"]) == (400, param, code)
+    assert len(refused.error["message"]) < 400
+
+
+async def test_what_clients_add_to_every_address_is_no_parameter_of_the_list(
+    gateway, upstream
+) -> None:
+    anos = await gateway()
+    made = (await anos.post(RESPONSES, input="Hi")).body["id"]
+    names = ("reasoning.encrypted_content", "message.input_image.image_url")
+    added = [("api-version", "preview"), ("beta", "true"), *(("include[]", name) for name in names)]
+    listed = await anos.request("GET", f"{RESPONSES}/{made}/input_items", params=added)
+    assert texts(listed.body["data"]) == ["Hi"]

@@ -201,6 +201,15 @@ def test_normalising_twice_changes_nothing():
     assert normalise_input(once, NOW + 1) == once
 
 
+REASONED = {"type": "reasoning", "summary": [], "encrypted_content": "x"}
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a/b é", "msg-1.2"])
+def test_an_id_of_any_printable_characters_is_kept(name: str):
+    assert normalise_input([{"id": name, "role": "user", "content": "a"}], NOW)[0]["id"] == name
+    assert normalise_input([{"id": name}], NOW) == [{"type": "item_reference", "id": name}]
+
+
 def in_content(part: object) -> list:
     return [{"role": "user", "content": "a"}, {"role": "user", "content": [asked("a"), part]}]
 
@@ -222,6 +231,11 @@ def in_content(part: object) -> list:
         ([{"role": "tool", "content": "a"}], "input[0].role", INVALID),
         ([{"role": ["user"], "content": "a"}], "input[0].role", INVALID),
         ([{"role": "user", "content": "a", "id": 7}], "input[0].id", INVALID),
+        *(
+            ([{**item, "id": wrong}], "input[0].id", INVALID)
+            for item in ({"role": "user", "content": "a"}, {"type": "item_reference"}, {}, REASONED)
+            for wrong in (" ", "\u2003 ", "a\0b", "a\n", "x" * 257)
+        ),
         ([{"role": "user", "content": "a", "status": 7}], "input[0].status", INVALID),
         ([{"role": "user"}], "input[0].content", MISSING),
         ([{"role": "user", "content": None}], "input[0].content", MISSING),

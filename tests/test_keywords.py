@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guards import escapes
+from guards.forms import Forms
 from guards.keywords import Match, Pattern, Phrase, Rules
 from guards.patterns import width
 from guards.turns import at_once
@@ -238,6 +239,25 @@ def test_what_stands_elsewhere_in_a_text_changes_nothing(texts: list[str]) -> No
 
 
 @settings(max_examples=600, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=9).map("".join), max_size=5))
+def test_texts_that_are_clear_together_are_clear_each(texts: list[str]) -> None:
+    rules = Rules([Phrase(each, each) for each in PHRASES], allow=["the bomb"])
+    if rules.is_clear(texts):
+        assert not any(map(rules.scan, texts))
+
+
+def test_texts_in_which_nothing_is_near_a_phrase_are_clear_together() -> None:
+    rules = Rules([Phrase(each, each) for each in PHRASES])
+    assert rules.is_clear(["Nothing to see", "!", "", "forbidden", "phrases, all of them!"])
+    assert rules.is_clear(["Nichts zu sehen, schöne Grüße", "Ничего", "\u0301", "nobody", "城里"])
+    assert not rules.is_clear(["Nothing to see", "C++"])
+    assert not rules.is_clear(["Nothing", "é", "bomb"])
+    assert not rules.is_clear(["Nothing", "запрещено"])
+    assert not rules.is_clear(["Nothing", "".join(chr(0xE0000 + ord(char)) for char in "bomb")])
+    assert not Rules([], [Pattern("^b", "r")]).is_clear(["a"])
+
+
+@settings(max_examples=600, deadline=None)
 @given(
     st.lists(
         st.sampled_from([*'\\"un/q0\0\1é', r"\u", "0041", r"\ud83d", r"\ude00"]), max_size=9
@@ -251,6 +271,55 @@ def test_escapes_resolved_at_once_are_those_resolved_one_by_one(text: str) -> No
     assert plain == escapes.plain(text) == each
     assert len(starts) == len(plain) + 1
     assert escapes.origins(text, range(len(starts))) == list(starts)
+
+
+WORDS = [each for each in [*PIECES, *PHRASES, "(god)", "phrases", "me", "e"] if each.isascii()]
+GAPS = [" ", " ", " ", "\n", "\t", ", ", "-", "...."]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(GAPS)), max_size=30))
+def test_a_text_full_of_near_misses_hides_nothing(words: list[tuple[str, str]]) -> None:
+    rules = Rules([Phrase(each, each) for each in [*PHRASES, "x\u00b2y", "50%"]], allow=["a bomb"])
+    text = "....." + "".join(map("".join, words)) + "....."
+    before = "the rapist, good 455 (good) phras\n" * 300
+    at = len(before)
+    found = [Match(at + each.start, at + each.end, each.rule, "") for each in rules.scan(text)]
+    assert rules.scan(before + text) == found
+    assert rules.scan(before + text + before) == found
+
+
+@pytest.mark.parametrize(
+    "miss", ["the rapist ", "good (therapists) ", "455 901 ", "xbombx", "b....o....", "C C+ C "]
+)
+def test_of_a_text_full_of_near_misses_hardly_any_is_looked_at(miss: str) -> None:
+    forms = Forms(PHRASES)
+    text = miss * 3000
+    near = forms.near(text, 0, len(text), is_whole=True)
+    # Its first and last word may be cut.
+    assert sum(len(places) for _, places in near) < 10
+    assert forms.near("bomb " + text, 0, len(text), is_whole=True)
+
+
+def test_what_looks_the_same_where_a_text_ends_is_told_apart() -> None:
+    rules = Rules([Phrase(each, each) for each in ("aaa bbb", "ab", "C++")])
+    matches = [Match(0, 9, "aaa bbb", ""), Match(3, 9, "ab", "")]
+    assert rules.scan("aa.aa bbb.b") == matches
+
+
+@pytest.mark.parametrize("sign", [".", "+", "'", "-"])
+def test_a_sign_of_a_phrase_is_told_from_all_others(sign: str) -> None:
+    rules = Rules([Phrase("C#", "r")])
+    assert rules.scan(f"C# is, C{sign} is, C# is") == [Match(0, 1, "r", ""), Match(14, 15, "r", "")]
+    assert rules.scan(f"C{sign} is, C# is, C{sign} is") == [Match(7, 8, "r", "")]
+
+
+def test_a_word_with_a_small_number_in_it_is_found_among_near_misses() -> None:
+    rules = Rules(
+        [Phrase("x\u00b2yz road", "1"), Phrase("\u00bdmile", "2"), Phrase("therapist", "3")]
+    )
+    text = "the rapist " * 1000 + "x2yz road, 12mile " + "the rapist " * 1000
+    assert [match.rule for match in rules.scan(text)] == ["1", "2"]
 
 
 WORST = {

@@ -108,6 +108,8 @@ async def test_a_key_may_be_brought_along(gateway) -> None:
         ({"user_id": 5}, "user_id", "invalid_value"),
         ({"tags": [5]}, "tags", "invalid_value"),
         ({"models": "gpt-4"}, "models", "invalid_value"),
+        ({"models": ["all-team-models"]}, "models", "unsupported_parameter"),
+        ({"models": ["gpt-4", "no-default-models"]}, "models", "unsupported_parameter"),
         ({"blocked": "no"}, "blocked", "invalid_value"),
         ({"key": "a b"}, "key", "invalid_value"),
     ],

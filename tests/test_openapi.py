@@ -229,6 +229,7 @@ async def test_the_parameters_are_those_that_are_known(gateway):
         "/admin/keys",
         *("/admin/spend", "/admin/requests", "/admin/requests/{id}", "/admin/responses"),
         *("/spend/logs", "/global/spend", "/global/spend/keys", "/global/spend/models"),
+        "/v1/responses/{id}/input_items",
     }
 
 

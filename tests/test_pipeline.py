@@ -170,6 +170,161 @@ async def test_the_last_route_says_why_it_failed(gateway, upstream, second) -> N
     )  # fmt: skip
 
 
+async def test_a_refusal_of_a_route_that_may_not_is_tried_elsewhere(
+    gateway, upstream, second
+) -> None:
+    anos = await gateway(routed(upstream.url, second.url))
+    upstream.answer(failure(403))
+    assert (await call(anos, RESPONSES)).status == 200
+    assert len(second.requests) == 1
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_an_error_instead_of_the_first_event_is_the_next_routes_chance(
+    gateway, upstream, second, path: str
+) -> None:
+    anos = await gateway(routed(upstream.url, second.url))
+    error = {"type": "server_error", "code": "server_is_overloaded", "message": "Busy."}
+    upstream.answer([{"type": "error", "error": error}])
+    await anos.stream(path, model="gpt-4", **HI[path])
+    assert len(second.requests) == 1
+    error["code"] = "context_length_exceeded"
+    refused = await call(anos, path, stream=True)
+    assert (refused.status, refused.error["code"]) == (400, "context_length_exceeded")
+    assert len(second.requests) == 1
+
+
+# Why an upstream refused, for operators ----------------------------------------------------------
+
+UPSTREAM_KEY = "sk-of-the-gateway"
+
+
+def refusing(*urls: str, **more: Any) -> Json:
+    config = merge(routed(*urls), more)
+    for provider in config["providers"].values():
+        provider["api_key"] = UPSTREAM_KEY
+    return config
+
+
+async def attempts(anos: Gateway, calls: int = 1) -> list[Json]:
+    """What operators are shown of the failed attempts of the newest call, without their times."""
+    newest = (await anos.calls(calls))[-1]
+    told = (await anos.get(f"/admin/requests/{newest['id']}")).body["attempts"]["failed"]
+    return [{name: value for name, value in each.items() if name != "ms"} for each in told]
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("status", "error", "code", "message"),
+    [
+        (404, {"message": "model 'x' not found, try pulling it first"}, "upstream_error", None),
+        (401, {"message": "Incorrect key", "code": "invalid_api_key"}, "invalid_api_key", None),
+        (403, {"message": "No access to this model", "type": "forbidden"}, "forbidden", None),
+        (402, {"message": "Insufficient Balance", "code": "no_money"}, "no_money", None),
+        (500, {"message": f"{UPSTREAM_KEY} is wrong"}, "upstream_error", "*** is wrong"),
+        (429, {"message": "x" * 1000, "code": "slow_down"}, "slow_down", "x" * 500),
+        (503, "busy", "upstream_error", "busy"),
+    ],
+)  # fmt: skip
+async def test_an_operator_is_told_why_the_upstream_refused(
+    gateway, upstream, caplog, path: str, streamed: bool, status: int, error: Any, code: str,
+    message: str | None,
+) -> None:  # fmt: skip
+    anos = await gateway(refusing(upstream.url))
+    upstream.answer((status, {"error": error}, {}))
+    await call(anos, path, stream=streamed)
+    assert await attempts(anos) == [
+        {
+            "provider": "up0",
+            "deployment": "model-0",
+            "status": status,
+            "code": code,
+            "message": message or error["message"],
+        }
+    ]
+    (line,) = warnings_of(caplog)
+    assert line == f"a call failed at up0 (model-0): status {status}, code {code}"
+
+
+async def test_the_log_has_one_line_for_a_call_that_failed_and_none_for_one_that_did_not(
+    gateway, upstream, second, caplog
+) -> None:
+    anos = await gateway(refusing(upstream.url, second.url))
+    upstream.answer(failure(503))
+    assert (await call(anos, RESPONSES)).status == 200
+    assert warnings_of(caplog) == []
+    second.answer((500, {"error": {"message": "Down, says the prompt."}}, {}))
+    assert (await call(anos, RESPONSES)).status == 502
+    assert warnings_of(caplog) == [
+        "a call failed at up1 (model-1): status 500, code upstream_error"
+    ]
+    told = await attempts(anos, 2)
+    assert [(each["status"], each["code"], each["message"]) for each in told] == [
+        (503, "no", "No."),
+        (500, "upstream_error", "Down, says the prompt."),
+    ]
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_an_error_in_place_of_a_stream_is_told_to_operators_too(
+    gateway, upstream, caplog, path: str
+) -> None:
+    anos = await gateway(refusing(upstream.url))
+    error = {"message": f"Too long for {UPSTREAM_KEY}", "code": "context_length_exceeded"}
+    upstream.answer([{"type": "error", "error": error}], [{"error": {"code": UPSTREAM_KEY}}])
+    assert (await call(anos, path, stream=True)).status == 400
+    (told,) = await attempts(anos)
+    assert (told["status"], told["code"]) == (400, "context_length_exceeded")
+    assert told["message"] == ""  # the client is told it, and it may quote the request
+    assert len(warnings_of(caplog)) == 1
+    assert (await call(anos, path, stream=True)).status == 502
+    assert (await attempts(anos, 2))[0]["code"] == "***"
+    assert UPSTREAM_KEY not in caplog.text
+
+
+async def test_an_upstream_that_says_nothing_is_told_in_our_words(gateway, caplog) -> None:
+    anos = await gateway(refusing(f"http://127.0.0.1:{free_port()}/v1"))
+    assert (await call(anos, RESPONSES)).status == 502
+    (told,) = await attempts(anos)
+    assert (told["status"], told["message"]) == (502, "The upstream could not be reached.")
+    assert len(warnings_of(caplog)) == 1
+
+
+async def test_a_background_call_is_told_to_operators_too(gateway, upstream, caplog) -> None:
+    anos = await gateway(refusing(upstream.url))
+    upstream.answer((404, {"error": {"message": "no such model"}}, {}))
+    begun = await call(anos, RESPONSES, background=True)
+    assert begun.status == 200
+    (told,) = await attempts(anos)
+    assert (told["status"], told["message"]) == (404, "no such model")
+    assert len(warnings_of(caplog)) == 1
+
+
+@pytest.mark.parametrize(("output", "shown"), [("block", "Say *** today"), ("off", None)])
+async def test_what_guards_find_in_an_upstreams_words_is_not_shown_to_operators_either(
+    gateway, upstream, caplog, output: str, shown: str | None
+) -> None:
+    keywords = {"phrases": ["cheap pills"], "output": output}
+    anos = await gateway(refusing(upstream.url, guards={"keywords": keywords}))
+    said = "Say cheap pills today"
+    upstream.answer((404, {"error": {"message": said}}, {}))
+    refused = await call(anos, RESPONSES)
+    assert refused.error["message"] == "The upstream failed with status 404."
+    assert (await attempts(anos))[0]["message"] == (shown or said)
+    assert "pills" not in caplog.text
+    # A phrase that the bound would cut is found before it is.
+    upstream.answer((404, {"error": {"message": "x" * 490 + " cheap pills"}}, {}))
+    await call(anos, RESPONSES)
+    assert ("cheap" in (await attempts(anos, 2))[0]["message"]) == (output == "off")
+    guards = (await anos.get(f"/admin/requests/{(await anos.calls(2))[0]['id']}")).body["guards"]
+    assert len([each for each in guards if each["direction"] == "output"]) == (output != "off")
+
+
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_connection_that_fails_before_any_byte_is_tried_once_more(
     gateway, upstream, path: str

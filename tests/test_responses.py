@@ -220,8 +220,14 @@ async def test_calls_and_their_outputs_are_replayed_in_pairs(
     gateway, upstream, dialect: str
 ) -> None:
     anos = await gateway(speaking(dialect))
-    upstream.answer(calls(dialect), says(dialect, "Cold."))
+    cut = calls(dialect)  # in its second call
+    if dialect == "chat":
+        cut["choices"][0]["finish_reason"] = "length"
+    else:
+        cut["status"] = "incomplete"
+    upstream.answer(cut, says(dialect, "Cold."))
     asked = (await anos.post("/v1/responses", input="Weather?")).body
+    assert asked["status"] == "incomplete"
     outputs = [
         {"type": "function_call_output", "call_id": item["call_id"], "output": "3 degrees"}
         for item in asked["output"]
@@ -261,15 +267,37 @@ async def test_an_unknown_parent_is_refused_before_the_upstream(
     gateway, upstream, dialect: str
 ) -> None:
     anos = await gateway(speaking(dialect))
-    refused = await anos.post("/v1/responses", input="Hi", previous_response_id="resp_none")
-    assert refused.status == 400
-    assert refused.error == {
-        "message": "Previous response with id 'resp_none' not found.",
-        "type": "invalid_request_error",
-        "param": "previous_response_id",
-        "code": "previous_response_not_found",
-    }
+    for unknown in ("resp_none", "", "x" * 256):
+        refused = await anos.post("/v1/responses", input="Hi", previous_response_id=unknown)
+        assert refused.status == 400
+        assert refused.error == {
+            "message": f"Previous response with id '{unknown}' not found.",
+            "type": "invalid_request_error",
+            "param": "previous_response_id",
+            "code": "previous_response_not_found",
+        }
     assert not upstream.requests
+
+
+async def test_an_error_repeats_no_more_of_an_id_than_256_characters(gateway, upstream) -> None:
+    anos = await gateway()
+    name = "x" * 5_000
+    messages = [
+        (await anos.request(method, f"/v1/responses/{name}{path}")).error["message"]
+        for method, path in (
+            ("GET", ""),
+            ("DELETE", ""),
+            ("GET", "/input_items"),
+            ("POST", "/cancel"),
+        )
+    ]
+    messages.append(
+        (await anos.post("/v1/responses", input="Hi", previous_response_id=name)).error["message"]
+    )
+    assert messages == [
+        *[f"Response with id '{name[:256]}' not found."] * 4,
+        f"Previous response with id '{name[:256]}' not found.",
+    ]
 
 
 async def test_a_deleted_response_breaks_the_chain_and_nothing_else(

@@ -20,7 +20,9 @@ from anos.events import EventWriter
 from anos.items import Answer
 from anos.passthrough import ResponsesPassthrough
 from anos.scanner import Scanned
-from anos.scanner_dialects import ChatChunks, ResponsesEvents
+from anos.scanner_chat import ChatChunks
+from anos.scanner_parts import masked
+from anos.scanner_responses import ResponsesEvents
 from anos.translated import Translated
 from guards.keywords import Pattern, Phrase, Rules
 from tests import grammar, scripted
@@ -108,7 +110,9 @@ def streams(kind: str, mode: str, rules: Rules) -> Scanned:
     if kind in RESPONSES:
         inner = ResponsesPassthrough(EventWriter(BASE, 0), shows_encrypted=False, repair=False)
         return Scanned(inner, ResponsesEvents(BASE, 0), rules, mode)
-    return Scanned(ChatPassthrough(wants_usage=True), ChatChunks(wants_usage=True), rules, mode)
+    return Scanned(
+        ChatPassthrough(wants_usage=True), ChatChunks(wants_usage=True, choices=2), rules, mode
+    )
 
 
 def fed(scanned: Scanned, data: Iterable[bytes]) -> bytes:
@@ -179,6 +183,12 @@ def around(kind: str) -> tuple[str, str]:
         if "arguments" in kind
         else ("It is fine: ", " and more.")
     )
+
+
+def delta_event(text: str) -> Json:
+    """A delta of the text of a canned answer."""
+    (event,) = (each for each in scripted.responses_stream([text]) if "delta" in each)
+    return event
 
 
 # Blocked ------------------------------------------------------------------------------------------
@@ -314,6 +324,42 @@ def test_a_masked_phrase_leaves_every_event_and_number_in_its_place(kind: str) -
     print(f"{kind}: {len(cuts)} of {len(CUTS)} ways to cut")  # noqa: T201
 
 
+def test_a_word_that_is_stuck_to_a_match_does_not_stay_alone() -> None:
+    rules = Rules([Phrase("casino", "word")], [Pattern("[0-9]{13,19}", "card")])
+    digits = "4111111111111111111"
+    for pieces in (["the ", "casino", *digits, " now"], ["the casino" + digits + " now"]):
+        for mode, shown in (("block", ""), ("mask", "the ")):
+            events, answer, scanned = run(
+                "output_text", encoded(scripted.responses_stream(pieces)), mode, rules
+            )
+            assert "casino" not in said(events)
+            assert said(events).startswith(shown)
+            assert said_by(answer.output) == said(events)
+            assert scanned.found["card"] == 1
+    covered, found = masked(rules, f"the casino{digits} now")
+    assert (covered, len(found)) == ("the ****** now", 2)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        delta_event("x " * 600_000),
+        {"type": "response.foo", "sequence_number": 5, "note": "x " * 600_000},
+        {"type": "response.foo", "sequence_number": 5, "note": [{"a": "b"}] * 60_000},
+        delta_event(f"{PHRASE}. " * 1_001),
+    ],
+    ids=["a text", "a text beside", "strings", "matches"],
+)
+def test_an_event_that_takes_too_long_to_look_at_ends_the_stream(event: Json) -> None:
+    events = scripted.responses_stream(["Fine. ", "More."])
+    scanned = streams("output_text", "mask", ONLY)
+    out = fed(scanned, encoded(scripted.renumbered([*events[:5], event, *events[5:]])))
+    closing, answer = scanned.finish()
+    assert (scanned.error, answer.incomplete_reason) == ("failed", "content_filter")
+    assert len(out + closing) < 10_000
+    assert b"Fine. " in out
+
+
 def test_a_delta_with_very_many_phrases_is_masked() -> None:
     events, answer, scanned = run(
         "output_text", encoded(scripted.responses_stream([f"{PHRASE}. " * 1000, "end"])), "mask"
@@ -441,6 +487,24 @@ def test_a_phrase_that_the_deltas_do_not_say_is_not_let_out(name: str, mode: str
         assert answer.incomplete_reason == "content_filter"
 
 
+@pytest.mark.parametrize("mode", ["block", "mask", "monitor"])
+@pytest.mark.parametrize("said", ["Here. ", "Früher. ", f"Here: {PHRASE}."])
+def test_texts_that_are_looked_at_together_count_each(said: str, mode: str) -> None:
+    texts = {"one": "first", "two": said, "three": "last", "four": "first"}
+    events = KINDS["output_text"](["Fine. "])
+    _, _, bare = run("output_text", encoded(events), mode)
+    events[-1]["response"] |= texts
+    _, answer, scanned = run("output_text", encoded(events), mode)
+    is_found = PHRASE in said
+    assert scanned.found == ({"r": 1} if is_found else {})
+    assert scanned.is_blocked == (is_found and mode == "block")
+    assert (PHRASE in str(answer.extra)) == (is_found and mode == "monitor")
+    if not scanned.is_blocked:
+        looked_at = {*texts, *texts.values()}
+        assert scanned.texts == bare.texts + len(looked_at)
+        assert scanned.bytes == bare.bytes + sum(len(each.encode()) for each in looked_at)
+
+
 def test_a_snapshot_that_says_more_than_the_stream_is_looked_at() -> None:
     events = scripted.responses_stream([SAID], tool_usage={"note": PHRASE})
     shown, answer, _ = run("output_text", encoded(events))
@@ -501,7 +565,6 @@ def test_what_every_chunk_repeats_is_looked_at_where_it_changes(
     "fields",
     [
         {"finish_reason": PHRASE},
-        {"index": PHRASE},
         {"delta": {"content": "More.", "role": PHRASE}},
         {"delta": {"tool_calls": [{"index": 0, "id": PHRASE, "type": "function"}]}},
         {"delta": {"tool_calls": [{"index": 0, "id": "call_1", "type": PHRASE}]}},
@@ -527,6 +590,18 @@ def test_what_pads_or_names_an_event_is_looked_at_if_it_is_more(key: str) -> Non
     shown, _, _ = run("output_text", encoded(events))
     assert said(shown).startswith("Fine. ")
     assert PHRASE not in str(shown)
+
+
+@pytest.mark.parametrize("name", ["response.created", "response.in_progress"])
+def test_an_opening_event_that_is_not_the_gateways_own_does_not_pass(name: str) -> None:
+    events = KINDS["output_text"](["Fine. ", "More."])
+    event = {"type": name, "output_index": 0, "note": PHRASE}
+    shown, answer, _ = run(
+        "output_text", encoded(scripted.renumbered([*events[:5], event, *events[5:]]))
+    )
+    assert PHRASE not in str(shown)
+    assert [each["type"] for each in shown].count(name) == 1
+    assert answer.output[0]["content"][0]["text"] == "Fine. More."
 
 
 def test_the_plain_names_in_a_chunk_are_no_texts() -> None:
@@ -844,12 +919,34 @@ def test_a_delta_that_cannot_be_read_is_not_let_out(broken: bytes) -> None:
 
 def test_deltas_of_a_part_that_goes_on_after_others_are_told_apart() -> None:
     texts = ["One ", "two ", "three ", "four "]
+    thinking = {"type": "response.reasoning_summary_text.delta", "summary_index": 0}
     events = [
-        delta(text, n, item_id=f"m{n % 2}", output_index=n % 2) for n, text in enumerate(texts)
+        delta(text, n, item_id=f"rs_{n % 2}", output_index=n % 2, **thinking)
+        for n, text in enumerate(texts)
     ]
     out, _, answer = screened("deltas", "block", [scripted.encode(event) for event in events])
     assert out.startswith(b"".join(map(scripted.encode, events)))
     assert said_by(answer.output) == "One three two four "
+
+
+@pytest.mark.parametrize("mode", ["block", "mask"])
+@pytest.mark.parametrize("place", ["output_index", "content_index"])
+def test_a_text_that_goes_on_before_another_which_clients_put_behind_it_does_not_pass(
+    place: str, mode: str
+) -> None:
+    texts = [("Fine: ", 0), ("phrase", 1), ("forbidden ", 0)]
+    events = [delta(text, n, **{place: at}) for n, (text, at) in enumerate(texts)]
+    out, scanned, answer = screened("deltas", mode, [scripted.encode(event) for event in events])
+    assert b"forbidden" not in out
+    assert scanned.is_blocked
+    assert "forbidden" not in said_by(answer.output)
+
+
+def test_a_text_that_goes_on_before_another_is_only_noted_where_nothing_is_to_be_blocked() -> None:
+    events = [delta(text, n, output_index=n % 2) for n, text in enumerate(["a", "b", "c"])]
+    out, scanned, _ = screened("deltas", "monitor", [scripted.encode(event) for event in events])
+    assert out.startswith(b"".join(map(scripted.encode, events)))
+    assert not scanned.error
 
 
 def test_a_chat_without_a_chunk_of_its_own_for_the_role_is_closed_like_any_other() -> None:
@@ -990,18 +1087,52 @@ def test_whatever_else_logprobs_say_is_looked_at(logprobs: Any, mode: str) -> No
 
 
 @pytest.mark.parametrize(
-    "index", [[1], {"a": 1}, "0", 0.0, False, "", None, "one"], ids=lambda index: repr(index)
+    "index", [[1], {"a": 1}, "0", 0.0, False, "", None], ids=lambda index: repr(index)
 )
 def test_a_choice_with_an_odd_number_is_looked_at(index: Any) -> None:
     texts = [("Fine: forbidden ", 0), ("phrase. ", index)]
     chunks = [plain_chunk({"content": text}, index=at) for text, at in texts]
     whole = [plain_chunk({"content": PHRASE}, index=index)]
-    if index != "one":
-        assert b"phrase" not in shown_of(encoded([*chunks, scripted.DONE]))
+    assert b"phrase" not in shown_of(encoded([*chunks, scripted.DONE]))
     assert (
         b"phrase" not in shown_of(encoded([*chunks, *whole, scripted.DONE])).partition(b"Fine")[0]
     )
     assert b"content_filter" in shown_of(encoded([chunks[0], *whole, scripted.DONE]))
+
+
+@pytest.mark.parametrize("mode", ["block", "mask"])
+@pytest.mark.parametrize("index", [2, -1, 0.5, "2", "one", PHRASE], ids=repr)
+def test_a_choice_that_nobody_asked_for_ends_the_stream(index: Any, mode: str) -> None:
+    chunks = [
+        plain_chunk({"content": "Fine: for"}),
+        plain_chunk({"content": "bidden"}, index=index),
+    ]
+    scanned = streams("content", mode, RULES)
+    out = fed(scanned, encoded([*chunks, scripted.DONE]))
+    with pytest.raises(UpstreamError):
+        scanned.finish()
+    assert b"bidden" not in out
+
+
+@pytest.mark.parametrize("mode", ["block", "mask"])
+def test_a_text_beside_the_delta_that_grows_is_looked_at_as_one(mode: str) -> None:
+    chunks = [{**plain_chunk({}), "id": "c"} for _ in range(3)]
+    for chunk, text in zip(chunks, ["Fine: ", "forbidden ", "phrase."], strict=True):
+        chunk["choices"][0]["text"] = text
+    raw = shown_of(encoded([*chunks, scripted.DONE]), mode)
+    assert b"Fine: " in raw
+    assert b"phrase" not in raw
+    assert b"forbidden" not in raw
+
+
+def test_a_text_in_a_field_of_an_event_that_grows_is_looked_at_as_one() -> None:
+    events = scripted.responses_stream(["Fine. "])
+    notes = [{"type": "response.foo", "note": text} for text in ("forbidden ", "phrase")]
+    shown, answer, _ = run(
+        "output_text", encoded(scripted.renumbered([*events[:5], *notes, *events[5:]]))
+    )
+    assert "phrase" not in str(shown)
+    assert answer.incomplete_reason == "content_filter"
 
 
 WORD = Rules([Phrase("zorkmid", "r")])
@@ -1114,7 +1245,7 @@ def translated(mode: str) -> Scanned:
     writer = EventWriter(BASE, 0)
     chunks = ChunkWriter(id="chatcmpl_1", model="m", created=1, include_usage=False)
     inner = Translated(Reader(writer, shows_encrypted=False), chunks, writer)
-    return Scanned(inner, ChatChunks(wants_usage=False), ONLY, mode)
+    return Scanned(inner, ChatChunks(wants_usage=False, choices=2), ONLY, mode)
 
 
 JOINED: dict[str, Callable[[str, str], list[Json]]] = {
@@ -1189,7 +1320,11 @@ def test_a_stream_that_cannot_be_looked_at_ends_as_at_a_match(size: int | None) 
 def test_a_stream_that_cannot_be_looked_at_passes_if_it_is_to(size: int | None, mode: str) -> None:
     data = encoded(HEAVY)
     scanned = Scanned(
-        ChatPassthrough(wants_usage=True), ChatChunks(wants_usage=True), ONLY, mode, "pass"
+        ChatPassthrough(wants_usage=True),
+        ChatChunks(wants_usage=True, choices=2),
+        ONLY,
+        mode,
+        "pass",
     )
     out = fed(scanned, data if size is None else [b"".join(data)])
     closing, answer = scanned.finish()

@@ -3,16 +3,20 @@
 import asyncio
 import base64
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anos import config, exchange
 from anos.calls import ChatCall
 from anos.errors import GuardBlocked
 from anos.extract import Found
 from anos.screening import Profile, _look, profiles_of, screen_message, screen_request
+from guards.turns import at_once
 from tests import scripted
 from tests.conftest import Gateway, Json
 from tests.scripted import Upstream
@@ -154,6 +158,48 @@ async def test_a_text_file_is_searched_however_it_is_encoded_and_to_its_end(data
         )
 
 
+# Many texts ---------------------------------------------------------------------------------------
+
+SAYINGS = st.sampled_from([
+    *("well", "cheap", "pills", "so cheap pills!", "ch\u00e9ap p1lls", "C++", "C", "++", "\u2014"),
+    *("\\u0063heap pills", "no cheap pills", "no", "", "word " * 2_000, "id1234"),
+])  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(SAYINGS, st.booleans()), max_size=12),
+    st.sampled_from([{"patterns": []}, {"patterns": [], "allow": ["no cheap pills"]}, {}]),
+)
+def test_what_is_found_in_many_texts_is_what_is_found_in_each(
+    said: list[tuple[str, bool]], rules: Json
+) -> None:
+    profile = profile_of(phrases=["cheap pills", "C++"], **rules)
+    assert profile.rules is not None
+    found, counts = [], Counter[str]()
+    for text, is_json in said:
+        found.append(Found("user", text, {}, "text", is_json, True))
+        matches = at_once(profile.rules.steps(text, is_json=is_json))
+        counts.update(match.rule for match in matches)
+    receipt = asyncio.run(_look(profile, "input", "monitor", found))
+    assert receipt.rules == counts
+    assert receipt.texts == len(said)
+    assert receipt.bytes == sum(len(text.encode()) for text, _ in said)
+
+
+@pytest.mark.parametrize("mode", ["mask", "monitor"])
+async def test_what_is_made_of_texts_is_looked_at_as_they_were_masked(mode: str) -> None:
+    shown = {"text": "so cheap pills"}
+
+    def joined() -> Iterator[Found]:
+        yield Found("assistant", f"{shown['text']}, all", None, "", False, False)
+
+    found = [Found("assistant", shown["text"], shown, "text", False, True)]
+    receipt = await _look(profile_of(patterns=[]), "input", mode, found, joined())
+    assert (receipt.action, receipt.texts) == (mode, 2)
+    assert receipt.rules == {"phrases[0]": 1 if mode == "mask" else 2}
+
+
 # Turns --------------------------------------------------------------------------------------------
 
 
@@ -172,6 +218,18 @@ async def test_others_get_their_turn_between_the_texts_of_a_long_request() -> No
     call = call_of(*["word " * 8_000] * 16)
     assert await turns_during(screen_request(profile, noted, call)) >= 8
     assert (noted.receipts[0].texts, noted.receipts[0].bytes) == (16, 640_000)
+
+
+async def test_others_get_their_turn_between_many_short_texts() -> None:
+    noted = exchange.begin("POST", CHAT)
+    call = call_of(*["word " * 200] * 640)
+    assert await turns_during(screen_request(profile_of(patterns=[]), noted, call)) >= 6
+    assert (noted.receipts[0].texts, noted.receipts[0].bytes) == (640, 640_000)
+
+
+async def test_others_get_their_turn_between_texts_of_a_word_each() -> None:
+    noted = exchange.begin("POST", CHAT)
+    assert await turns_during(screen_request(profile_of(), noted, call_of(*["word"] * 640))) >= 9
 
 
 async def test_others_get_their_turn_within_one_long_text() -> None:
@@ -219,6 +277,6 @@ async def test_whatever_is_raised_while_a_guard_looks_is_a_failed_guard(
 def test_an_upstreams_words_are_masked_at_once() -> None:
     noted = exchange.begin("POST", CHAT)
     words = "word " * 30_000
-    shown = screen_message(profile_of(output="block"), noted, f"no cheap pills {words}")
+    shown = screen_message(profile_of(output="block"), noted.receipts, f"no cheap pills {words}")
     assert shown == f"no *** {words}"
     assert [each.action for each in noted.receipts] == ["mask"]

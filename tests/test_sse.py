@@ -16,6 +16,8 @@ STREAM = (
     b": a comment first\nevent: x\ndata: one\ndata: two\nid: 7\n\n"
     b"event: nothing to say\n\n"
     b"event: data:\n\n"
+    b"data: \n\n"
+    b"event: ping\ndata:\n\n"
     b"\ndata:no space\n\n" + "data: line\u2028separator\x85\n\n".encode() + b"data: [DONE]\n\n"
 )
 EVENTS = [
@@ -71,6 +73,12 @@ def test_events_keep_their_bytes() -> None:
 
 def test_a_byte_order_mark_at_the_start_is_dropped() -> None:
     assert feed(b"\xef\xbb\xbfdata: x\n\n", 1) == [b"data: x\n\n"]
+
+
+@pytest.mark.parametrize("empty", [b"data:", b"data: ", b"event: ping\ndata: ", b": x\ndata:"])
+def test_an_event_without_data_is_none(empty: bytes) -> None:
+    assert Splitter().feed(empty + b"\n\ndata: x\n\n" + empty + b"\n\n") == [b"data: x\n\n"]
+    assert Splitter().feed(b"data: x\ndata:\n\n") == [b"data: x\ndata:\n\n"]
 
 
 def test_an_unfinished_event_stays_in_the_tail() -> None:
@@ -130,6 +138,8 @@ def test_what_is_encoded_comes_back_in_every_chunking(
 ) -> None:
     stream = b"".join(encode(name, text.encode()) for name, text in pairs)
     expected = [
-        (name, text.replace("\r\n", "\n").replace("\r", "\n").encode()) for name, text in pairs
+        (name, text.replace("\r\n", "\n").replace("\r", "\n").encode())
+        for name, text in pairs
+        if text
     ]
     assert [parse(event) for event in feed(stream, size)] == expected

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from anos import stub
 from anos.stub_answers import (
     DIRECTIVES,
     MOST_PIECES,
+    MOST_READ,
     compose,
     directives,
+    pieces,
     read_request,
     sample,
     spoken,
@@ -113,6 +116,46 @@ def test_tool_choice_and_parallel_calls_are_kept_to() -> None:
     assert called("echo") == []
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_custom_tool_is_called_as_one_and_what_a_vendor_runs_is_not_called(wrapped: bool) -> None:
+    named = {"name": "shell", "description": "Runs a command."}
+    custom = {"type": "custom", **({"custom": named} if wrapped else named)}
+    hosted = {"type": "web_search", "name": "search"}
+
+    def called(**body: Any) -> list[tuple[str, str, str]]:
+        items = compose(read_request({"input": "Hi", **body})).output
+        return [(i["type"], i.get("name", ""), spoken(i)[1]) for i in items]
+
+    assert called(tools=[hosted, custom]) == [("custom_tool_call", "shell", "text")]
+    assert called(tools=[hosted]) == [("message", "", "Hello! How can I help you today?")]
+    assert called(tools=[*TOOLS, custom], tool_choice=custom) == called(tools=[custom])
+    output = {"type": "custom_tool_call_output", "call_id": "call_1", "output": "done"}
+    asked = [{"role": "user", "content": "Hi"}, {"type": "custom_tool_call"}, output]
+    assert said(input=asked, tools=[custom]) == "The tools say: done"
+
+
+def test_the_tokens_of_a_very_long_text_are_estimated() -> None:
+    text = "a b " * MOST_READ
+    answer = compose(read_request({"model": "echo", "input": text}))
+    assert spoken(answer.output[0])[1] == text.strip()
+    assert answer.usage is not None
+    tokens = MOST_READ // 2 + 1 + 3 * MOST_READ // 4
+    assert [answer.usage[f"{name}_tokens"] for name in ("input", "output")] == [tokens + 1] * 2
+    short = compose(read_request({"model": "length-3", "input": text}))
+    assert spoken(short.output[0])[1] == "You said:"
+    long = compose(read_request({"model": "echo", "input": text, "max_tokens": tokens - 1}))
+    assert (long.status, len(spoken(long.output[0])[1])) == ("incomplete", 4 * MOST_READ - 4)
+
+
+@pytest.mark.parametrize("model", ["length-3", "echo", "chunks-9-echo"])
+def test_a_prompt_of_megabytes_does_not_hold_up_the_gateway(model: str) -> None:
+    asked = read_request({"model": model, "input": "once upon a stor" * (1 << 19)})
+    begun = time.process_time()
+    pieces(compose(asked).output[0], asked.directives)
+    read_request(asked.body)
+    assert time.process_time() - begun < 0.7
+
+
 @pytest.mark.parametrize(
     ("schema", "value"),
     [
@@ -191,21 +234,23 @@ def without_ids(value: Any) -> Any:
     return json.loads(text, object_hook=lambda o: {k: v for k, v in o.items() if k not in fresh})
 
 
-MODELS = ["gpt-4", "reason", "refuse", "length-2", "chunks-64", "reason-calls-2", "echo"]
+MODELS = ["gpt-4", "reason", "refuse", "length-2", "chunks-64", "reason-calls-3", "echo"]
 
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_responses_say_the_same_streamed_and_whole(session, model: str) -> None:
     dialect = Dialect(session, "responses")
-    whole = await dialect.whole(model, tools=TOOLS if "calls" in model else [])
-    events = await dialect.streamed(model, tools=TOOLS if "calls" in model else [])
+    tools = [*TOOLS, {"type": "custom", "name": "shell"}] if "calls" in model else []
+    whole = await dialect.whole(model, tools=tools)
+    events = await dialect.streamed(model, tools=tools)
     assert without_ids(events[-1]["response"]) == without_ids(whole)
 
 
 @pytest.mark.parametrize("model", MODELS)
 async def test_chat_says_the_same_streamed_and_whole(session, model: str) -> None:
     dialect = Dialect(session, "chat/completions")
-    tools = {"tools": CHAT_TOOLS} if "calls" in model else {}
+    custom = {"type": "custom", "custom": {"name": "shell"}}
+    tools = {"tools": [*CHAT_TOOLS, custom]} if "calls" in model else {}
     whole = await dialect.whole(model, **tools)
     chunks = await dialect.streamed(model, **tools)
     choice = whole["choices"][0]

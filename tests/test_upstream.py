@@ -106,12 +106,40 @@ async def test_a_refusal_of_our_key_is_ours_and_says_nothing_of_it(
     gateway, upstream, way: Way
 ) -> None:
     running = await gateway(way.config())
-    for status in (401, 402, 403, 407):
-        upstream.answer(refusal(status, {"message": f"Incorrect API key: {SECRET}", "code": "k"}))
+    incorrect = {"message": f"Incorrect API key: {SECRET}"}
+    for status, error in (
+        (401, {**incorrect, "code": "k"}),
+        (403, {**incorrect, "code": "k"}),
+        (403, {"message": f"Incorrect {SECRET}", "code": "invalid_api_key"}),
+        (400, {**incorrect, "type": "authentication_error"}),
+    ):
+        upstream.answer(refusal(status, error))
         reply = await way.ask(running)
         failure(reply, 502, "upstream_auth_error")
         assert SECRET not in reply.raw.decode()
         assert "Incorrect" not in reply.raw.decode()
+
+
+@every_way
+async def test_a_403_about_something_else_is_told_as_what_it_is(
+    gateway, upstream, way: Way
+) -> None:
+    code = "unsupported_country_region_territory"
+    error = {"message": "Country not supported.", "type": "request_forbidden", "code": code}
+    upstream.answer(refusal(403, error))
+    reply = await way.ask(await gateway(way.config()))
+    assert failure(reply, 403, code) == {**error, "param": ""}
+
+
+@every_way
+async def test_what_is_wrong_with_our_account_or_way_is_502_and_says_nothing_of_it(
+    gateway, upstream, way: Way
+) -> None:
+    running = await gateway(way.config())
+    for status in (402, 407):
+        upstream.answer(refusal(status, {"message": "Insufficient Balance"}))
+        error = failure(await way.ask(running), 502, "upstream_error")
+        assert error["message"] == f"The upstream failed with status {status}."
 
 
 @every_way
@@ -134,6 +162,47 @@ async def test_a_rate_limit_of_the_upstream_passes_with_its_delay(
     assert failure(reply, 429, "slow_down") == {**error, "param": ""}
     assert reply.headers["Retry-After"] == "7"
     assert reply.headers["retry-after-ms"] == "6500"
+
+
+@every_way
+async def test_whether_to_ask_again_passes_with_a_refusal(gateway, upstream, way: Way) -> None:
+    running = await gateway(way.config())
+    for status, said, told in (
+        (429, "false", "false"),
+        (429, "true", "true"),
+        (400, "false", "false"),
+        (429, "no", None),
+        (429, "False", None),
+        (500, "false", None),
+    ):
+        upstream.answer(refusal(status, {"message": "Slow down."}, {"x-should-retry": said}))
+        assert (await way.ask(running)).headers.get("x-should-retry") == told
+
+
+@every_way
+async def test_a_vendors_quota_that_is_used_up_need_not_be_asked_for_again(
+    gateway, upstream, way: Way
+) -> None:
+    running = await gateway(way.config())
+    for error in (
+        {"type": "insufficient_quota", "code": "credit_balance_exhausted"},
+        {"type": "requests", "code": "insufficient_quota"},
+    ):
+        upstream.answer(refusal(429, {"message": "No credit.", **error}, {"Retry-After": "1"}))
+        reply = await way.ask(running)
+        failure(reply, 429, error["code"])
+        assert reply.headers["x-should-retry"] == "false"
+
+
+@every_way
+async def test_an_overloaded_upstream_keeps_its_code(gateway, upstream, way: Way) -> None:
+    running = await gateway(way.config())
+    for code in ("server_is_overloaded", "slow_down"):
+        error = {"message": "Too busy.", "type": "service_unavailable_error", "code": code}
+        upstream.answer(refusal(503, error, {"Retry-After": "3"}))
+        reply = await way.ask(running)
+        assert failure(reply, 503, code) == {**error, "param": ""}
+        assert reply.headers["Retry-After"] == "3"
 
 
 @every_way
@@ -435,6 +504,84 @@ async def test_an_error_in_place_of_an_answer_does_not_show_our_key(gateway, way
             assert SECRET not in reply.raw.decode()
 
 
+# What says nothing ------------------------------------------------------------------------------
+
+
+def spoken(way: Way, events: list[Json]) -> str:
+    """The text of a stream as the client reads it."""
+    if way.client == "responses":
+        text: str = events[-1]["response"]["output"][0]["content"][0]["text"]
+        return text
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+@every_stream
+@pytest.mark.parametrize("empty", [b"data:\n\n", b"data: \n\n", b"event: ping\ndata: \n\n"])
+async def test_an_event_without_data_is_passed_over(
+    gateway, upstream, way: Way, empty: bytes
+) -> None:
+    whole = scripted.default(PATHS[way.upstream], {"stream": True})
+    upstream.answer([empty, *(each for event in whole for each in (event, empty))])
+    events = await (await gateway(way.config())).stream(PATHS[way.client], **ASKS[way.client])
+    assert spoken(way, events) == "Hello"
+
+
+@pytest.mark.parametrize("client", PATHS)
+@pytest.mark.parametrize("choices", [{"choices": None}, {}, {"choices": []}])
+async def test_a_chunk_without_choices_says_nothing(
+    gateway, upstream, client: str, choices: Json
+) -> None:
+    way = Way(client, "chat", True)
+    bare = {"id": "chatcmpl-up", "object": "chat.completion.chunk", "model": "m", **choices}
+    first, *rest = scripted.chat_stream(["Hel", "lo"])
+    upstream.answer([bare, first, bare, *rest[:-1], bare, rest[-1]])
+    events = await (await gateway(way.config())).stream(PATHS[way.client], **ASKS[way.client])
+    assert spoken(way, events) == "Hello"
+
+
+@pytest.mark.parametrize("choices", ["no", {"a": 1}, [5]])
+async def test_choices_that_are_none_cannot_be_read(gateway, upstream, choices: Any) -> None:
+    way = Way("chat", "chat", True)
+    upstream.answer([{"choices": choices}])
+    error = failure(await way.ask(await gateway(way.config())), 502, "upstream_error")
+    assert error["message"] == "The upstream sent a chunk that cannot be read."
+
+
+@pytest.mark.parametrize("client", PATHS)
+async def test_of_a_stream_that_is_written_anew_clients_know_every_event(
+    gateway, upstream, client: str
+) -> None:
+    way = Way(client, "responses", True)
+    events = scripted.responses_stream(["Hel", "lo"])
+    added = {"type": "response.brand_new.event", "sequence_number": 3, "what": "is this"}
+    upstream.answer([*events[:3], added, *events[3:]])
+    told = await (await gateway(way.config(quirks={"repair": True}))).stream(
+        PATHS[client], **ASKS[client]
+    )
+    assert spoken(way, told) == "Hello"
+    assert "response.brand_new.event" not in [event.get("type") for event in told]
+
+
+async def test_events_of_tools_that_a_vendor_hosts_stay_in_a_stream_that_is_written_anew(
+    gateway, upstream
+) -> None:
+    search = {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {}}
+    place = {"output_index": 0, "item_id": "ws_1"}
+    upstream.answer(
+        [
+            {"type": "response.created", "response": scripted.responses_body([])},
+            {"type": "response.output_item.added", "output_index": 0, "item": search},
+            {"type": "response.web_search_call.searching", **place},
+            {"type": "response.output_item.done", "output_index": 0, "item": search},
+            {"type": "response.completed", "response": scripted.responses_body([search])},
+        ]
+    )
+    running = await gateway({"providers": {"up": {"quirks": {"repair": True}}}})
+    events = await running.stream("/v1/responses", input="hi")
+    assert "response.web_search_call.searching" in [event["type"] for event in events]
+
+
 # A stream that breaks after it has begun ----------------------------------------------------------
 
 
@@ -534,3 +681,63 @@ async def test_an_error_event_instead_of_the_first_is_502(gateway, upstream, cli
     upstream.answer([error])
     reply = await way.ask(await gateway(way.config()))
     assert failure(reply, 502, "x")["message"] == "overloaded"
+
+
+IN_PLACE = [
+    ({"type": "invalid_request_error", "code": "context_length_exceeded"}, 400),
+    ({"type": "invalid_request_error", "code": "x"}, 400),
+    ({"code": "context_length_exceeded"}, 400),
+    ({"type": "x", "code": "rate_limit_exceeded"}, 429),
+    ({"type": "rate_limit_error", "code": "x"}, 429),
+    ({"type": "insufficient_quota", "code": "insufficient_quota"}, 429),
+    ({"type": "y", "code": "server_is_overloaded"}, 502),
+    ({"type": "server_error", "code": "server_error"}, 502),
+    ({"code": "x"}, 502),
+]
+
+
+@every_way
+@pytest.mark.parametrize("starts_late", [False, True])
+async def test_an_error_in_place_of_an_answer_has_the_status_it_asks_for(
+    gateway, upstream, way: Way, starts_late: bool
+) -> None:
+    running = await gateway(way.config())
+    head = b": hello, this is the comment with which the stream of some proxies begins\n\n"
+    for said, status in IN_PLACE:
+        error = {"message": "No.", **said}
+        if not way.streams:
+            upstream.answer((200, {"error": error}, {}))
+        elif way.upstream == "chat":
+            upstream.answer([head * starts_late + scripted.encode({"error": error})])
+        else:
+            event = {"type": "error", "sequence_number": 0, "error": error}
+            upstream.answer([head * starts_late + scripted.encode(event)])
+        reply = await way.ask(running)
+        told = failure(reply, status, said["code"])
+        assert told["message"] == "No."
+        assert reply.headers.get("x-should-retry") == (
+            "false" if said["code"] == "insufficient_quota" else None
+        )
+        if status != 502 and "type" in said:
+            assert told["type"] == said["type"]
+
+
+@pytest.mark.parametrize("client", PATHS)
+async def test_a_flat_error_event_has_the_status_it_asks_for(
+    gateway, upstream, client: str
+) -> None:
+    way = Way(client, "responses", True)
+    upstream.answer([{"type": "error", "message": "Long.", "code": "context_length_exceeded"}])
+    error = failure(await way.ask(await gateway(way.config())), 400, "context_length_exceeded")
+    assert (error["type"], error["message"]) == ("invalid_request_error", "Long.")
+
+
+@every_way
+async def test_a_refused_key_in_place_of_an_answer_is_ours(gateway, upstream, way: Way) -> None:
+    running = await gateway(way.config())
+    for named in ({"code": "invalid_api_key"}, {"type": "authentication_error", "code": "x"}):
+        error = {"message": f"Incorrect {SECRET}", **named}
+        upstream.answer([{"error": error}] if way.streams else {"error": error})
+        reply = await way.ask(running)
+        failure(reply, 502, "upstream_auth_error")
+        assert "Incorrect" not in reply.raw.decode()

@@ -80,6 +80,7 @@ def test_valid_fields_stay_as_they_were_sent(fields: dict):
 
 def test_null_of_a_known_field_means_not_sent():
     names = "instructions previous_response_id stream stream_options background store include tools"
+    names += " messages response_format"
     names += " tool_choice parallel_tool_calls max_tool_calls max_output_tokens max_tokens text"
     names += " temperature top_p top_logprobs presence_penalty frequency_penalty reasoning user"
     names += " truncation metadata service_tier safety_identifier prompt_cache_key conversation"
@@ -181,6 +182,18 @@ def test_input_may_be_left_out_when_a_response_is_continued():
             "api_base",
             UNSUPPORTED,
             "'api_base' is set by the gateway's operator, not by a request.",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x"}]},
+            "messages",
+            UNSUPPORTED,
+            "'messages' is not of the Responses API; use 'input'.",
+        ),
+        (
+            {"response_format": {"type": "json_object"}},
+            "response_format",
+            UNSUPPORTED,
+            "'response_format' is not of the Responses API; use 'text.format'.",
         ),
     ],
 )
@@ -356,6 +369,13 @@ def test_any_body_is_valid_or_refused(tree: dict):
 )
 def test_a_path_is_written_as_a_param(steps: tuple, param: str):
     assert path_of(steps) == param
+
+
+def test_a_refusal_repeats_no_more_than_some_hundred_characters():
+    name = "x" * 5_000
+    for error in (missing(name), wrong_type(name, "a string", 5), unsupported(name, f"No {name}.")):
+        assert error.param == "x" * 256
+        assert len(error.message) < 600
 
 
 def test_refusals_name_their_field():

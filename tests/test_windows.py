@@ -17,7 +17,8 @@ from anos.extract import Found
 from anos.items import Answer
 from anos.passthrough import ResponsesPassthrough
 from anos.scanner import Scanned
-from anos.scanner_dialects import ChatChunks, ResponsesEvents
+from anos.scanner_chat import ChatChunks
+from anos.scanner_responses import ResponsesEvents
 from anos.stream import Stream
 from anos.windows import CONTEXT_CHARS, WINDOW_CHARS, Windows, is_speech
 from guards.keywords import Phrase, Rules
@@ -47,7 +48,9 @@ def plain(kind: str) -> Stream:
 
 
 def dialect(kind: str) -> Any:
-    return ResponsesEvents(BASE, 0) if kind in RESPONSES else ChatChunks(wants_usage=True)
+    return (
+        ResponsesEvents(BASE, 0) if kind in RESPONSES else ChatChunks(wants_usage=True, choices=2)
+    )
 
 
 def windows_of(kind: str, *, holds: bool = True) -> Windows:
