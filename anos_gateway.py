@@ -1,10 +1,6 @@
 """Anos Gateway: the OpenAI Responses API and Chat Completions for every model, over SQLite."""
 
-import errno
 import logging
-import os
-import signal
-import socket
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -59,56 +55,17 @@ def run(config: Config, load: Callable[[], Config], file: Path | None) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     app = build_app(config, load)
+    app.on_startup.append(lifecycle.served(config, file))
     host, port = config.server.host, config.server.port
-    _check_port(host, port)
-    served = _served(config, file)
-
-    async def say(app: web.Application) -> None:
-        logger.info("%s", served)
-
-    app.on_startup.append(say)
     try:
-        server.run(app, host, port, _on_hangup(app))
+        server.check_port(host, port)  # before a file is made
+        server.run(app, host, port, lifecycle.on_hangup(app))
         logger.info("stopped")
     except OSError as exc:  # the port, a file
         named = f"{exc.filename}: " if exc.filename else ""
         sys.exit(f"The gateway cannot start: {named}{exc.strerror or exc}")
     except StoreError as exc:  # a traceback says no more
         sys.exit(f"The gateway cannot start: {exc}")
-
-
-def _check_port(host: str, port: int) -> None:
-    """Leaves with SystemExit if nobody can listen there: that is known before a file is made."""
-    try:
-        for family, *_, address in socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            socket.create_server(address, family=family).close()
-    except OSError as exc:
-        if exc.errno == errno.EAFNOSUPPORT:  # a name may have addresses of a kind that is not here
-            return
-        words = str(exc.strerror).partition(" (")[0]
-        sys.exit(f"The gateway cannot start: it cannot listen on {host}:{port}: {words}")
-
-
-def _served(config: Config, file: Path | None) -> str:
-    """For the log of who wonders why the gateway does not know a model or a key."""
-    read = f"configuration {file.absolute()}" if file else "no configuration file: the stub answers"
-    database = Path(config.server.database).absolute()
-    return f"{read}; database {database}; {len(config.models)} models, see GET /v1/models"
-
-
-def _on_hangup(app: web.Application) -> Callable[[], None]:
-    """What SIGHUP calls: a reload, or the end if the terminal the gateway runs in was closed."""
-    has_terminal = os.isatty(0)
-
-    def act() -> None:
-        if has_terminal and not os.isatty(0):
-            signal.raise_signal(signal.SIGTERM)
-        else:
-            lifecycle.reload_on_signal(app)
-
-    return act
 
 
 def main() -> int:

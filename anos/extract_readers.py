@@ -168,7 +168,7 @@ def _image(node: Any, value: str) -> tuple[str, ...]:
     return _base64(node, value) if is_image else (value,)
 
 
-FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "function_call")
+_FINISH_REASONS = ("stop", "length", "tool_calls", "content_filter", "function_call")
 _AUDIO = {"id", "data", "format", "transcript", "expires_at", "voice"}
 _IDS = (
     *("id", "call_id", "tool_call_id", "file_id", "file_ids", "item_id", "container_id"),
@@ -199,9 +199,9 @@ ITEM: Readers = {
     "object": _one_of("chat.completion", "chat.completion.chunk", "response"),
     "status": _one_of(*_STATUSES),
     "phase": _one_of("commentary", "final_answer"),
-    "finish_reason": _one_of(*FINISH_REASONS),
+    "finish_reason": _one_of(*_FINISH_REASONS),
     **dict.fromkeys(("image_url", "url", "file_url"), _address),
-    **dict.fromkeys(("encrypted_content", "b64_json"), _base64),
+    **dict.fromkeys(("encrypted_content", "b64_json", "partial_image_b64"), _base64),
     # Some chat templates write whatever role they are given.
     "role": _one_of(*ROLES),
     "detail": _one_of("low", "high", "auto", "original"),

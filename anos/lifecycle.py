@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
+import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -198,8 +200,32 @@ def _swap(gateway: Gateway, new: Config, keyring: Keyring) -> None:
             closing.add_done_callback(gateway.closing.discard)
 
 
-def reload_on_signal(app: web.Application) -> None:
-    """Reload because of SIGHUP; only the log is told what became of it."""
+def served(config: Config, file: Path | None) -> Callable[[web.Application], Awaitable[None]]:
+    """Tells the log of a start what who wonders why a model or a key is not known wants to know."""
+    read = f"configuration {file.absolute()}" if file else "no configuration file: the stub answers"
+    database = Path(config.server.database).absolute()
+
+    async def say(app: web.Application) -> None:
+        models = len(config.models)
+        logger.info("%s; database %s; %d models, see GET /v1/models", read, database, models)
+
+    return say
+
+
+def on_hangup(app: web.Application) -> Callable[[], None]:
+    """What SIGHUP calls: a reload, or the end if the terminal the gateway runs in was closed."""
+    has_terminal = os.isatty(0)
+
+    def act() -> None:
+        if has_terminal and not os.isatty(0):
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            _reload_on_signal(app)
+
+    return act
+
+
+def _reload_on_signal(app: web.Application) -> None:
     gateway = app[GATEWAY]
     task = asyncio.create_task(_reload_quietly(gateway))
     gateway.closing.add(task)

@@ -12,6 +12,7 @@ from typing import Any
 
 from anos import sse
 from anos.errors import UpstreamError
+from anos.extract import joined_texts
 from anos.items import Answer
 from anos.scanner_lines import Lines
 from anos.scanner_parts import Dialect, Event, Held, Overfull, Piece, Unread, masked, written
@@ -129,11 +130,10 @@ class Scanned:
         if answer is None or self._queue.is_cut:
             return True
         self._queue.read()
-        lines, dialect = self._lines, self._dialect
-        # Parts that speak out of their order are looked at as they stand.
-        return lines.check(None, dialect.texts(answer)) and lines.check(
-            None, dialect.together(answer)
-        )
+        if not self._lines.check(None, self._dialect.texts(answer)):
+            return False
+        # Parts that spoke out of their order, or came whole, are looked at as they stand.
+        return self._lines.check(None, [*joined_texts(answer)])
 
     def _closed(self, status: str, error: dict[str, Any] | None) -> tuple[_Bytes, Answer]:
         self._queue.tell()

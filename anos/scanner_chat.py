@@ -7,7 +7,7 @@ import orjson
 
 from anos import chat_answers, sse
 from anos.chat_passthrough import chat_end, text_bytes
-from anos.extract import Found, joined_texts
+from anos.extract import Found
 from anos.extract_readers import FIELDS, is_name
 from anos.extract_walk import walk
 from anos.items import Answer
@@ -16,7 +16,6 @@ from anos.scanner_reading import (
     BLOCKED,
     NAMING,
     Sent,
-    item_texts,
     number_of,
     read_field,
     read_growing,
@@ -137,17 +136,6 @@ class ChatChunks(Sent):
         closing = self._chunk(choices=choices) if choices else b""
         answer = Answer(status, [], None, incomplete_reason=BLOCKED, text_bytes=self._text_bytes)
         return closing, answer
-
-    def texts(self, answer: Answer) -> list[Found]:
-        """See Dialect."""
-        found = [each for item in answer.output for each in item_texts(item)]
-        if answer.error is not None:
-            walk(found, answer.error, "message", "assistant", NAMING)
-        return found
-
-    def together(self, answer: Answer) -> list[Found]:
-        """See Dialect."""
-        return [*joined_texts(answer)]
 
     def terminal(self, answer: Answer, response: dict[str, Any]) -> bytes:
         """See Dialect."""

@@ -64,7 +64,7 @@ class Lines:
         self._speaking: dict[Any, Line] = {}  # of each group, what was said last
         self._finished: set[Any] = set()  # groups that are said to be over
         self._ordered = ordered
-        self._last: dict[Any, Part] = {}  # of what is ordered, the last in its order that spoke
+        self._last: dict[str, Part] = {}  # of what is ordered, the last in its order that spoke
         self._hits = 0  # matches in one text
         self._known: dict[tuple[bool, str], str] = {}  # whole texts, and what is shown for them
 
@@ -110,9 +110,7 @@ class Lines:
         return False
 
     def take(self, held: Held, reading: Reading) -> None:
-        """Hold an event, and look at all that it says. Overfull if that is too much."""
-        if sum(map(len, {x.text for x in reading.texts})) > _MOST_TEXT:
-            raise Overfull
+        """Hold an event, and look at all that it says."""
         for part in reading.ends:
             if not self.is_blocked and (line := self.growing.pop(part, None)) is not None:
                 self._end(line)
@@ -130,12 +128,15 @@ class Lines:
     def check(self, held: Held | None, texts: list[Found]) -> bool:
         """Look at texts that do not grow; what was looked at before is known. False: the end.
 
-        `held` is the event they stand in, the last one in the queue.
+        `held` is the event they stand in, the last one in the queue. Overfull if they are too long.
         """
         known = self._known
-        new = {x.text for x in texts if not x.is_json and (False, x.text) not in known}
-        if len(new) > 1 and self._rules.is_clear([*new]):
-            for text in new:
+        new = {(x.is_json, x.text) for x in texts}.difference(known)
+        if sum(len(text) for _, text in new) > _MOST_TEXT:
+            raise Overfull
+        plain = [text for is_json, text in new if not is_json]
+        if len(plain) > 1 and self._rules.is_clear(plain):
+            for text in plain:
                 self._count(text)
                 known[False, text] = text
         return all(self._check(held, found) for found in texts)

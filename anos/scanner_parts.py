@@ -76,9 +76,6 @@ class Dialect(Protocol):
     def texts(self, answer: Answer) -> list[Found]:
         """The texts of the answer that the upstream's last event gives."""
 
-    def together(self, answer: Answer) -> list[Found]:
-        """What of that a client reads in one text, as it is now."""
-
 
 class Line(Struct, eq=False):
     """The text of a part; or, from its `seam` on, what follows the end of another.

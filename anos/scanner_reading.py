@@ -4,8 +4,9 @@ from collections.abc import Collection
 from typing import Any
 
 from anos.extract import Found, output_texts
-from anos.extract_readers import FIELDS, ITEM, SCHEMA, Readers
+from anos.extract_readers import FIELDS, ITEM, SCHEMA, Readers, is_data_url
 from anos.extract_walk import walk
+from anos.items import Answer
 from anos.scanner_parts import Event, Part, Piece, Reading
 
 BLOCKED = "content_filter"
@@ -13,6 +14,8 @@ BLOCKED = "content_filter"
 _KEPT_EVENTS = 256
 # Under these names in a delta nothing is said but plain names.
 _NAMES = {"role", "type", "id", "index"}
+# What stands there as a whole is a picture, or a file that is read as one.
+_ADDRESSES = ("url", "image_url")
 _WITH_TEXT = (str, dict, list)
 # That of a part that comes by itself: one of which nothing but its text is read.
 _MESSAGE = {"id": "", "type": "message", "status": "completed", "role": "assistant"}
@@ -29,6 +32,13 @@ class Sent:
         self._sent.append(event)
         if len(self._sent) > _KEPT_EVENTS:
             self._fold()
+
+    def texts(self, answer: Answer) -> list[Found]:
+        """See Dialect."""
+        found = [each for item in answer.output for each in item_texts(item)]
+        if answer.error is not None:
+            walk(found, answer.error, "message", "assistant", NAMING)
+        return found
 
     def _fold(self) -> None:
         """Make the state of what was sent."""
@@ -52,18 +62,12 @@ def number_of(value: Any, otherwise: int) -> Any:
     return value if type(value) in (str, int, float, bool) and value != "" else otherwise
 
 
-def read_field(
-    found: list[Found],
-    node: Event,
-    name: str,
-    known: Collection[str] = FIELDS,
-    readers: Readers = NAMING,
-) -> None:
+def read_field(found: list[Found], node: Event, name: str, known: Collection[str] = FIELDS) -> None:
     """The texts at and below `node[name]`, and the name itself if it is not known."""
     if name not in known:
         found.append(Found("assistant", name, node, name, False, False))
     if node[name] and type(node[name]) in _WITH_TEXT:
-        walk(found, node, name, "assistant", readers)
+        walk(found, node, name, "assistant", NAMING)
 
 
 def item_texts(item: Event) -> list[Found]:
@@ -119,7 +123,7 @@ def read_growing(
         if key == "annotations":  # those that are whole, too
             walk(reading.texts, node, key, "assistant", ITEM)
         if type(value) is str:
-            if key in _NAMES:
+            if key in _NAMES or (key in _ADDRESSES and is_data_url(value)):
                 walk(reading.texts, node, key, "assistant", _IN_DELTA)
             elif value:
                 reading.pieces.append(Piece(at, node, key, is_json or key == "arguments"))

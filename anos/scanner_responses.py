@@ -5,9 +5,8 @@ from typing import Any
 
 from anos import sse
 from anos.events import EventWriter
-from anos.extract import Found, joined_texts, reason_texts
-from anos.extract_readers import FIELDS, ITEM, is_name
-from anos.extract_walk import walk
+from anos.extract import Found, reason_texts
+from anos.extract_readers import FIELDS, is_name
 from anos.items import NEW, Answer, settings_told
 from anos.scanner_parts import Event, Part, Piece, Reading
 from anos.scanner_reading import (
@@ -24,7 +23,14 @@ from anos.scanner_reading import (
 _OWN = {"response.created", "response.in_progress"}  # what is in them is the gateway's
 _PLACES = ("sequence_number", "output_index", "content_index", "summary_index")
 _PLAIN = frozenset({*_PLACES, "type", "item_id", "obfuscation", "delta", "logprobs"})
-_EVENT = FIELDS | _PLAIN | {"annotation_index", "command_index", "item", "part", "annotation"}
+_EVENT = (
+    FIELDS
+    | _PLAIN
+    | {
+        *("annotation_index", "command_index", "item", "part", "annotation"),
+        *("partial_image_b64", "partial_image_index"),
+    }
+)
 # Of these words the types of events are made; any other is a text.
 _TYPES = frozenset({
     *("response", "created", "queued", "in_progress", "completed", "incomplete", "failed", "added"),
@@ -110,17 +116,11 @@ class ResponsesEvents(Sent):
 
     def texts(self, answer: Answer) -> list[Found]:
         """See Dialect."""
-        found = [each for item in answer.output for each in item_texts(item)]
+        found = super().texts(answer)
         answer.extra = settings_told(answer.extra, self._settings)
         for name in answer.extra:
             read_field(found, answer.extra, name, NEW.keys())
-        if answer.error is not None:
-            walk(found, answer.error, "message", "assistant", ITEM)
         return found + reason_texts(answer)
-
-    def together(self, answer: Answer) -> list[Found]:
-        """See Dialect."""
-        return [*joined_texts(answer)]
 
     def terminal(self, answer: Answer, response: dict[str, Any]) -> bytes:
         """See Dialect."""

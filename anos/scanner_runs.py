@@ -146,8 +146,7 @@ def read_event(raw: bytes) -> tuple[bytes, Event]:
     if type(event) is not dict:
         raise ValueError
     made = orjson.dumps(event)
-    is_long = len(data) > _LONG  # it takes seconds to look for doubles in what is very long
-    if made != data and (is_long or data.find(b"\n") >= 0 or _has_doubles(data)):
+    if made != data and (data.find(b"\n") >= 0 or _has_doubles(data)):
         data = made
     type_ = event.get("type")
     return sse.encode(type_ if type(type_) is str and "choices" not in event else "", data), event

@@ -61,6 +61,7 @@ async def send(
     UpstreamError.
     """
     failure: UpstreamError | None = None
+    said: Said | None = None
     for route in routes:
         request = body if route is routes[0] else request_for(call, route)
         if request is None:
@@ -73,14 +74,14 @@ async def send(
             )
             return Begun(route, answering, await _begun(route, answering, call.stream))
         except UpstreamError as exc:
-            _note_attempt(exchange, route, exc, started_ns, covered)
-            failure = exc
+            failure, said = exc, _said(exc, covered)
+            _note_attempt(exchange, route, said, started_ns)
             if exc.status < 500 and exc.status not in _ROUTE_FAULTS:
                 break
         finally:
             exchange.upstream_ns += time.monotonic_ns() - started_ns
     assert failure is not None
-    said = _said(failure, covered)
+    assert said is not None
     where = exchange.provider, exchange.deployment
     logger.warning("a call failed at %s (%s): status %d, code %s", *where, said.status, said.code)
     raise failure
@@ -130,14 +131,7 @@ def _said(exc: UpstreamError, covered: Callable[[str], str]) -> Said:
     return Said(said.status, covered(said.code), message)
 
 
-def _note_attempt(
-    exchange: Exchange,
-    route: Route,
-    exc: UpstreamError,
-    started_ns: int,
-    covered: Callable[[str], str],
-) -> None:
-    said = _said(exc, covered)
+def _note_attempt(exchange: Exchange, route: Route, said: Said, started_ns: int) -> None:
     failures = exchange.failures
     before = orjson.loads(failures) if failures else []
     failed = {

@@ -1,10 +1,12 @@
 """The HTTP edge: our answers to what is not HTTP, our limits on slow clients, start and stop."""
 
 import asyncio
+import errno
 import gc
 import logging
 import resource
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -223,6 +225,20 @@ class Runner(web.AppRunner):
             handler_cancellation=True,
             **made._kwargs,
         )
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises OSError with a sentence if nobody can listen there."""
+    try:
+        for family, *_, address in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            socket.create_server(address, family=family).close()
+    except OSError as exc:
+        if exc.errno == errno.EAFNOSUPPORT:  # a name may have addresses of a kind that is not here
+            return
+        words = str(exc.strerror).partition(" (")[0]
+        raise OSError(exc.errno, f"it cannot listen on {host}:{port}: {words}") from exc
 
 
 def run(app: web.Application, host: str, port: int, reload: Callable[[], None]) -> None:

@@ -121,6 +121,16 @@ async def test_no_byte_of_a_phrase_arrives_and_nothing_before_it_is_lost(
     print(f"{route} {kind}: {len(answers)} streams")  # noqa: T201
 
 
+async def test_a_choice_that_was_not_asked_for_does_not_arrive(
+    gateway: Start, upstream: Upstream
+) -> None:
+    anos = await gateway(guarded("content"))
+    upstream.answer(encoded(KINDS["second choice"](["forbid", "den phrase"])))
+    told = await anos.post("/v1/chat/completions", stream=True, **ROUTES["/v1/chat/completions"])
+    assert b"forbid" not in told.raw
+    assert b"cannot be read" in told.raw
+
+
 @pytest.mark.parametrize("kind", ["output_text", "content"])
 async def test_what_follows_a_blocked_answer_gets_what_was_let_out(
     gateway: Start, upstream: Upstream, kind: str

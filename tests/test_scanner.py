@@ -360,6 +360,56 @@ def test_an_event_that_takes_too_long_to_look_at_ends_the_stream(event: Json) ->
     assert b"Fine. " in out
 
 
+@pytest.mark.parametrize("mode", ["block", "mask"])
+@pytest.mark.parametrize("value", [4111111111111111, True, 0.5, {"a": 1}], ids=repr)
+@pytest.mark.parametrize("name", ["content", "refusal"])
+def test_a_number_in_the_place_of_a_text_ends_the_stream(name: str, value: Any, mode: str) -> None:
+    chunks = [plain_chunk({"content": "Fine. "}), plain_chunk({name: value})]
+    scanned = streams("content", mode, ONLY)
+    inner = scanned._inner
+    out = fed(scanned, encoded([*chunks, scripted.DONE]))
+    with pytest.raises(UpstreamError):
+        scanned.finish()
+    assert inner is not None
+    assert b"4111" not in out
+
+
+def test_parts_that_come_whole_are_looked_at_together() -> None:
+    said_so = [scripted.message("It is forbidden "), scripted.message("phrase.", id="msg_2")]
+    events = scripted.responses_events(said_so)
+    kept = [each for each in events if each["type"] in ("response.created", "response.completed")]
+    _, answer, scanned = run("output_text", encoded(scripted.renumbered(kept)))
+    assert scanned.is_blocked
+    assert PHRASE not in said_by(answer.output)
+
+
+PICTURE = "iVBORw0KGgo" + "A" * 1_500_000
+
+
+def drawing(picture: str) -> list[bytes]:
+    """A stream that says something, and draws a picture, of which a part comes before."""
+    item = {"id": "ig_1", "type": "image_generation_call", "status": "completed", "result": PICTURE}
+    events = scripted.responses_events([scripted.message("Fine. "), item])
+    image = {"type": "response.image_generation_call.partial_image", "item_id": "ig_1"}
+    image |= {"output_index": 1, "partial_image_index": 0, "partial_image_b64": picture}
+    return encoded(scripted.renumbered([*events[:-2], image, *events[-2:]]))
+
+
+def test_a_large_picture_that_comes_in_a_stream_is_no_text() -> None:
+    scanned, bare = (
+        streams("output_text", "block", ONLY),
+        streams("output_text", "off", ONLY)._inner,
+    )
+    out = fed(scanned, drawing(PICTURE))
+    assert (scanned.error, scanned.is_blocked) == ("", False)
+    assert out == b"".join(map(bare.feed, drawing(PICTURE)))
+    scanned = streams("output_text", "block", ONLY)
+    assert PHRASE.encode() not in fed(scanned, drawing(PHRASE))
+    assert scanned.is_blocked
+    url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}
+    assert PICTURE.encode() in shown_of(encoded([plain_chunk({"images": [url]}), scripted.DONE]))
+
+
 def test_a_delta_with_very_many_phrases_is_masked() -> None:
     events, answer, scanned = run(
         "output_text", encoded(scripted.responses_stream([f"{PHRASE}. " * 1000, "end"])), "mask"
